@@ -1,0 +1,1 @@
+"""The device agent: verify, install, serve, observe, learn."""

@@ -1,0 +1,1 @@
+"""edgewise, the operator's tool: train, convert, sign, publish, roll out, federate."""

@@ -1,0 +1,1 @@
+"""Export, quantize, validate and bundle a model, per target profile."""

@@ -1,0 +1,1 @@
+"""What a target is: the profile schema, the catalogue of boards, and matching."""

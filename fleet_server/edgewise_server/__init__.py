@@ -1,0 +1,1 @@
+"""The fleet server: registry, trust, devices, rollouts, monitoring, federation."""

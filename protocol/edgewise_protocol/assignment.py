@@ -1,0 +1,198 @@
+"""Assignments: who runs what, as TUF Targets metadata for one device, signed by the director.
+
+Uptane's Director repository (Uptane Standard 2.1.0, section 5.4.2.2). The metadata stay out of
+the snapshot, so a fleet's size does not make it grow; therefore they are verified here, beside
+the TUF updater, against the `director` delegation of the trusted targets metadata. What never
+goes back is the assignment's version, not the model's.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.metadata import Metadata, Targets
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+
+from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S
+from edgewise_protocol.errors import (
+    AssignmentError,
+    BelowFloorError,
+    ExpiredAssignmentError,
+    MalformedError,
+    StaleAssignmentError,
+    UnknownTargetError,
+    UnsignedAssignmentError,
+    WrongChannelError,
+    WrongDeviceError,
+)
+from edgewise_protocol.manifest import Name, check_major
+from edgewise_protocol.targets import CUSTOM_KEY, DIRECTOR, SignedFile, channel_of, from_target_file, to_target_file
+
+FLOORS_KEY: Final = "floors"
+"""In the targets metadata's `edgewise` field: model name -> lowest version that may be installed."""
+
+
+_UNPARSABLE: Final = (
+    DeserializationError,
+    RepositoryError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+)
+
+
+class AssignmentBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The `edgewise` field of an assignment's signed part."""
+
+    device: Name
+    channel: Name
+    confirm_within_s: Annotated[int, Meta(ge=1, le=MAX_CONFIRM_WITHIN_S)]
+    """A version that is not confirmed this long after its assignment was accepted reverts by itself."""
+    deployment: Name = "none"
+    """The rollout that made the assignment; reported back."""
+    spec_version: str = "1.0"
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified assignment. `bundles` holds one signed file per model, possibly none."""
+
+    version: int
+    expires: datetime
+    body: AssignmentBody
+    bundles: tuple[SignedFile, ...]
+
+
+def build_assignment(
+    body: AssignmentBody, bundles: tuple[SignedFile, ...], *, version: int, expires: datetime
+) -> Metadata[Targets]:
+    """The unsigned metadata of an assignment; the server's director signs it."""
+    targets = Targets(
+        version=version,
+        expires=expires,
+        targets={file.path: to_target_file(file) for file in bundles},
+        unrecognized_fields={CUSTOM_KEY: msgspec.to_builtins(body)},
+    )
+    return Metadata(targets)
+
+
+def encode_metadata(metadata: Metadata[Any]) -> bytes:
+    """Compact JSON of TUF metadata."""
+    return metadata.to_bytes(JSONSerializer(compact=True))
+
+
+def parse_targets(data: bytes, limit: int, what: str) -> Metadata[Targets]:
+    """Parse bounded Targets metadata.
+
+    Raises:
+        MalformedError: too long, not JSON, or not Targets metadata.
+    """
+    if len(data) > limit:
+        raise MalformedError(f"the {what} has {len(data)} bytes; at most {limit} are allowed")
+    try:
+        metadata: Metadata[Targets] = Metadata.from_bytes(data)
+    except (
+        DeserializationError,
+        RepositoryError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise MalformedError(f"the {what} is not TUF metadata: {error}") from error
+    if not isinstance(metadata.signed, Targets):
+        raise MalformedError(f"the {what} is TUF {metadata.signed.type!r} metadata, not targets")
+    return metadata
+
+
+def verify_assignment(
+    data: bytes,
+    trusted: Targets,
+    *,
+    device_id: str,
+    channel: str,
+    now: datetime,
+    accepted_version: int,
+    allow_expired: bool = False,
+) -> Assignment:
+    """Verify an assignment against trusted, refreshed targets metadata.
+
+    Args:
+        data: bytes of the assignment, as received.
+        trusted: the top-level targets metadata that the TUF client has verified.
+        device_id, channel: this device's identity, from its certificate.
+        now: aware UTC time, not before the device's clock floor.
+        accepted_version: newest assignment version accepted so far, 0 if none. The same
+            version may be presented again; an older one may not.
+        allow_expired: accept an expired one, as a revert to a bundle already installed may need.
+
+    Raises:
+        MalformedError, UnsupportedVersionError: it cannot be read.
+        UnsignedAssignmentError, WrongDeviceError, WrongChannelError, StaleAssignmentError,
+        ExpiredAssignmentError: it must not be acted on.
+    """
+    metadata = parse_targets(data, MAX_ASSIGNMENT_BYTES, "assignment")
+    try:
+        trusted.verify_delegate(DIRECTOR, metadata.signed_bytes, metadata.signatures)
+    except UnsignedMetadataError as error:
+        raise UnsignedAssignmentError(f"the assignment is not signed by this fleet's director: {error}") from error
+    except ValueError as error:
+        raise UnsignedAssignmentError("the trusted targets metadata delegate to no director") from error
+    signed = metadata.signed
+    try:
+        body = msgspec.convert(signed.unrecognized_fields.get(CUSTOM_KEY), AssignmentBody)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"the assignment's edgewise field is not valid: {error}") from error
+    check_major(body.spec_version)
+    if body.device != device_id:
+        raise WrongDeviceError(f"the assignment is for the device {body.device!r}; this one is {device_id!r}")
+    if signed.version < accepted_version:
+        raise StaleAssignmentError(
+            f"the assignment has version {signed.version}; version {accepted_version} was accepted before"
+        )
+    if signed.expires <= now and not allow_expired:
+        raise ExpiredAssignmentError(f"the assignment expired at {signed.expires.isoformat()}")
+    bundles = tuple(from_target_file(target) for _, target in sorted(signed.targets.items()))
+    for file in bundles:
+        if body.channel != channel or channel_of(file.path) != channel:
+            raise WrongChannelError(f"the assignment names {file.path!r}; this device's channel is {channel!r}")
+    if len({file.custom.model for file in bundles}) != len(bundles):
+        raise AssignmentError("the assignment names two bundles of one model")
+    return Assignment(version=signed.version, expires=signed.expires, body=body, bundles=bundles)
+
+
+def check_signed_as_named(file: SignedFile, signed: SignedFile | None) -> None:
+    """Hold an assigned file against what the bundle's own role signed (mix-and-match, arbitrary bundle).
+
+    Raises:
+        UnknownTargetError: no trusted role signed this path, or with another length or digest.
+    """
+    if signed is None:
+        raise UnknownTargetError(f"no trusted role has signed {file.path!r}")
+    if (signed.sha256, signed.length, signed.custom.chunk_index) != (file.sha256, file.length, file.custom.chunk_index):
+        raise UnknownTargetError(f"{file.path!r} was signed with another digest than the one assigned")
+
+
+def floors(trusted: Targets) -> dict[str, int]:
+    """Lowest installable version per model, from the offline-signed targets metadata."""
+    field = trusted.unrecognized_fields.get(CUSTOM_KEY) or {}
+    try:
+        return msgspec.convert(field.get(FLOORS_KEY, {}), dict[str, int])
+    except (AttributeError, msgspec.ValidationError) as error:
+        raise MalformedError(f"the floors in the targets metadata are not valid: {error}") from error
+
+
+def check_floor(file: SignedFile, trusted: Targets) -> None:
+    """Raise `BelowFloorError` if the bundle is below its model's floor."""
+    floor = floors(trusted).get(file.custom.model, 0)
+    if file.custom.version < floor:
+        raise BelowFloorError(
+            f"{file.custom.model} {file.custom.version} is below the signed floor {floor}: it may not be installed"
+        )

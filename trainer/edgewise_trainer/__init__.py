@@ -1,0 +1,1 @@
+"""Reproducible training runs, data fingerprints, evaluation, and the training-step graph."""
