@@ -40,7 +40,7 @@ class FeatureSketch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     maximum: float = 0.0
     mean: float = 0.0
     not_finite: Annotated[int, Meta(ge=0)] = 0
-    """NaN and infinite values, which no bin counts."""
+    """NaN and values beyond the range of float32, which no bin counts."""
     kll: Annotated[str, Meta(max_length=_MAX_KLL_CHARS)] = ""
     """Base64 of a serialized KLL floats sketch, or empty."""
 
@@ -71,9 +71,15 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     features: Annotated[dict[str, FeatureSketch], Meta(max_length=MAX_FEATURES)] = {}
 
 
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        kept: NDArray[np.float64] = values[np.abs(values) <= np.finfo(np.float32).max].astype(np.float64)
+    return kept
+
+
 def quantile_edges(values: NDArray[np.floating[Any]], bins: int = 10) -> tuple[float, ...]:
     """Interior edges that cut `values` (1-D) in up to `bins` equally filled bins."""
-    finite = values[np.isfinite(values)].astype(np.float64)
+    finite = _finite(values)
     if finite.size == 0:
         return (0.0,)
     edges = np.unique(np.quantile(finite, np.linspace(0, 1, bins + 1)[1:-1]))
@@ -83,7 +89,7 @@ def quantile_edges(values: NDArray[np.floating[Any]], bins: int = 10) -> tuple[f
 def sketch_numeric(values: NDArray[np.floating[Any]], edges: tuple[float, ...], *, kll: bool = False) -> FeatureSketch:
     """Sketch a 1-D array of values over given edges."""
     values = np.asarray(values, dtype=np.float64).reshape(-1)
-    finite = values[np.isfinite(values)]
+    finite = _finite(values)
     counts = np.bincount(np.searchsorted(edges, finite, side="right"), minlength=len(edges) + 1)
     return FeatureSketch(
         kind="numeric",
