@@ -63,6 +63,8 @@ def fits(facts: DeviceFacts, manifest: Manifest) -> tuple[str, ...]:
         missing = [f for f in need.cpu_features if f not in facts.cpu_features]
         if missing:
             reasons.append(f"the processor lacks {', '.join(missing)}")
+        if need.cpu_any_of and not set(need.cpu_any_of) & set(facts.cpu_features):
+            reasons.append(f"the processor has none of {', '.join(need.cpu_any_of)}")
     have = facts.engines.get(need.engine)
     if have is None:
         reasons.append(

@@ -53,6 +53,8 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True):
     machine: str = ""
     """As `platform.machine()` says it: `x86_64`, `aarch64`, ..."""
     cpu_features: tuple[str, ...] = ()
+    cpu_any_of: tuple[str, ...] = ()
+    """At least one of these, if any is named: VNNI is `avx512_vnni` here and `avx_vnni` there."""
     memory_mib: Annotated[int, Meta(ge=0)] = 0
 
 

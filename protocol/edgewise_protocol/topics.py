@@ -14,6 +14,11 @@ PREFIX: Final = "ew/1"
 SENTINEL: Final = f"{PREFIX}/meta/sentinel"
 """Always retained. Subscribed last in a packet, it tells that earlier topics are absent."""
 
+BROKER_STATE: Final = f"{PREFIX}/server/state"
+"""Retained by the server for itself: which publications the broker holds. Devices have no use for it."""
+BROKER_PROBE: Final = f"{PREFIX}/server/probe"
+"""The server sends itself a message on it: what was retained has come before, or is not there."""
+
 DEVICE_STREAMS: Final = ("event", "telemetry", "drift")
 """Outbox streams: QoS 1, acknowledged by `ack` once stored."""
 

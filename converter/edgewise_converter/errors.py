@@ -1,0 +1,81 @@
+"""Why a conversion ends without a bundle: one tree, each class with a stable `code`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgewise_converter.report import BundleReport
+
+
+class ConverterError(Exception):
+    """A model was not converted."""
+
+    code = "converter"
+
+
+class MissingExtraError(ConverterError):
+    """A library that the work needs is not installed; the message names the extra."""
+
+    code = "converter-missing-extra"
+
+
+class RunError(ConverterError):
+    """The run directory is incomplete, damaged, or not of a form that can be converted."""
+
+    code = "run-damaged"
+
+
+class RunVersionError(RunError):
+    """The run's record is of a major version that this converter does not know."""
+
+    code = "run-version"
+
+
+class SamplesError(RunError):
+    """Calibration or held-out samples are of the wrong shape or type, or hold NaN or infinity."""
+
+    code = "run-samples"
+
+
+class GateError(ConverterError):
+    """The training run did not pass its acceptance gate, so it is not converted."""
+
+    code = "run-gate"
+
+
+class PassError(ConverterError):
+    """An export or quantization failed, or gave a model that breaks the contract."""
+
+    code = "pass"
+
+
+class EngineError(ConverterError):
+    """An inference engine refuses the converted model, or fails on it."""
+
+    code = "engine"
+
+
+class WriteError(ConverterError):
+    """The bundle or its report cannot be written."""
+
+    code = "write"
+
+
+class BudgetError(ConverterError):
+    """Converted models miss their budgets; their bundles were not kept.
+
+    `report` is the first that missed, `reports` are all of the same call, passed ones too.
+    """
+
+    code = "budget"
+
+    def __init__(self, message: str, reports: Sequence[BundleReport]) -> None:
+        super().__init__(message)
+        self.reports = tuple(reports)
+
+    @property
+    def report(self) -> BundleReport:
+        """The first report that did not pass."""
+        return next(r for r in self.reports if not r.passed)

@@ -1,0 +1,106 @@
+"""Golden inputs and outputs: by which a device tells that a bundle works on it.
+
+The outputs are the converted model's own, on this host; the tolerance covers what another
+processor's kernels may differ by, not what conversion cost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from edgewise_profiles.schema import Precision
+from edgewise_protocol.manifest import Golden
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from edgewise_converter.engines.runner import Array
+
+GOLDEN_FILE: Final = "golden.safetensors"
+SAMPLES: Final = 16
+_INT8_STEPS: Final = 2.5
+"""Kernels round differently by one step a layer; two and a half at the output."""
+
+
+def choose(outputs: Array, count: int = SAMPLES) -> NDArray[np.int64]:
+    """Which samples become golden, given the model's outputs (N, ...) on the candidates.
+
+    Taken class by class in turn, the clearest first, so that every class is there and a
+    rounding does not change an answer; ties go to the earlier sample. Indices ascend.
+    """
+    flat = outputs.reshape(len(outputs), -1).astype(np.float64)
+    if flat.shape[1] < 2:
+        return np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).round().astype(np.int64))
+    top = np.sort(flat, axis=1)
+    margin, predicted = top[:, -1] - top[:, -2], flat.argmax(1)
+    rank = np.empty(len(flat), np.int64)
+    for label in np.unique(predicted):
+        members = np.flatnonzero(predicted == label)
+        rank[members[np.argsort(-margin[members], kind="stable")]] = np.arange(len(members))
+    order = np.lexsort((predicted, rank))
+    return np.sort(order[:count])
+
+
+def describe(outputs: Array, precision: Precision, step: float | None, task: str) -> Golden:
+    """The tolerance for golden `outputs` (N, ...).
+
+    Args:
+        outputs: of the converted model.
+        precision: of the model.
+        step: distance of neighbouring outputs of an integer model, else None.
+        task: where it is `classification`, lossy forms are also held to the same classes.
+    """
+    scale = float(np.abs(outputs).max()) or 1.0
+    samples = len(outputs)
+    classes = task == "classification"
+    if precision == "float32":
+        return Golden(file=GOLDEN_FILE, samples=samples, atol=_round(1e-4 * scale), rtol=1e-3)
+    # One sample of those given may change its class, and 2 or 5 per cent of the elements stray.
+    top1 = (samples - 1) / samples if classes and samples > 1 else 0.0
+    if precision == "float16":
+        return Golden(
+            file=GOLDEN_FILE,
+            samples=samples,
+            atol=_round(1e-2 * scale),
+            rtol=1e-2,
+            top1=top1,
+            outliers=0.02 if classes else 0.0,
+        )
+    return Golden(
+        file=GOLDEN_FILE,
+        samples=samples,
+        atol=_round(_INT8_STEPS * (step or 2 * scale / 255)),
+        rtol=0.0,
+        top1=top1,
+        outliers=0.05 if classes else 0.0,
+    )
+
+
+def encode(input_name: str, x: Array, output_name: str, y: Array) -> bytes:
+    """The golden file's bytes."""
+    return bytes(
+        save({f"input.{input_name}": np.ascontiguousarray(x), f"output.{output_name}": np.ascontiguousarray(y)})
+    )
+
+
+def decode(data: bytes, input_name: str, output_name: str) -> tuple[Array, Array]:
+    """Inputs and outputs of a golden file."""
+    arrays = load(data)
+    return arrays[f"input.{input_name}"], arrays[f"output.{output_name}"]
+
+
+def agrees(outputs: Array, golden_outputs: Array, rule: Golden) -> bool:
+    """Whether outputs are those that the golden file promises, by the manifest's rule."""
+    if outputs.shape != golden_outputs.shape or not np.isfinite(outputs).all():
+        return False
+    outside = np.abs(outputs - golden_outputs) > rule.atol + rule.rtol * np.abs(golden_outputs)
+    if rule.top1 == 0:
+        return not bool(outside.any())
+    n = len(outputs)
+    same = outputs.reshape(n, -1).argmax(1) == golden_outputs.reshape(n, -1).argmax(1)
+    return bool(same.mean() >= rule.top1 and outside.mean() <= rule.outliers)
+
+
+def _round(value: float) -> float:
+    """Three significant digits: a tolerance need not be more exact."""
+    return float(f"{value:.3g}")

@@ -1,0 +1,55 @@
+"""Writing a bundle that has proved itself: read back, loaded, and held against its golden outputs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+from edgewise_protocol.bundle import BundleReader, sha256_of, write_bundle
+from edgewise_protocol.errors import ProtocolError
+
+from edgewise_converter import golden
+from edgewise_converter.bundling import Contents
+from edgewise_converter.engines.opening import open_model
+from edgewise_converter.errors import EngineError, WriteError
+from edgewise_converter.files import write_atomically
+
+
+def write_proven(path: Path, contents: Contents) -> tuple[str, int]:
+    """Write a bundle, whole or not at all; one for inference answers its golden inputs first.
+
+    Returns:
+        its SHA-256 and its size in bytes.
+
+    Raises:
+        EngineError: it does not answer as it promises.
+        WriteError: the disk refuses, or a bound of the bundle's format is exceeded.
+    """
+    buffer = io.BytesIO()
+    try:
+        write_bundle(buffer, contents.manifest, contents.files)
+        check_bundle(buffer)
+    except ProtocolError as error:
+        raise WriteError(f"{path.name} would not be a bundle that opens: {error}") from error
+    buffer.seek(0)
+    digest, size = sha256_of(buffer)
+    write_atomically(path, lambda out: out.write(buffer.getbuffer()))
+    return digest, size
+
+
+def check_bundle(source: BinaryIO) -> None:
+    """Open a bundle as a device does, check every digest, and run golden inputs afresh if it has any.
+
+    Raises:
+        BundleError, MalformedError: it is damaged.
+        EngineError: it does not answer as it promises.
+    """
+    reader = BundleReader(source)
+    manifest = reader.verify()
+    if manifest.golden is None:
+        return
+    x, wanted = golden.decode(reader.read(manifest.golden.file), manifest.inputs[0].name, manifest.outputs[0].name)
+    found = open_model(reader.read(manifest.model_file), manifest.format).infer(x)
+    if not golden.agrees(found, wanted, manifest.golden):
+        raise EngineError("the model does not repeat its own golden outputs: the engine is not deterministic")

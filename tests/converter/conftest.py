@@ -1,0 +1,143 @@
+"""A run directory as the trainer writes it: a small network, trained on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgewise_profiles import catalogue
+from safetensors.numpy import save
+
+
+def sha256_hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_run(folder: Path, files: dict[str, bytes], **changes: Any) -> Path:
+    """Write a run directory; `changes` replace fields of its record."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    record = {
+        "spec_version": "1.0",
+        "run": "digits-test-run",
+        "model": "digits",
+        "task": "classification",
+        "labels": [str(i) for i in range(10)],
+        "input": {"name": "x", "dtype": "FP32", "shape": [-1, 1, 8, 8]},
+        "output": {"name": "logits", "dtype": "FP32", "shape": [-1, 10]},
+        "seed": 7,
+        "data": {"name": "digits", "options": {}, "fingerprint": "ab" * 32, "sizes": {"train": 1400}},
+        "metrics": {"accuracy": 0.97},
+        "gate": {"passed": True, "checks": []},
+        "config_sha256": "cd" * 32,
+        "parent": None,
+        "mlflow_run_id": "none",
+        "files": {name: sha256_hex(data) for name, data in files.items()},
+        **changes,
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def train_digits() -> dict[str, bytes]:
+    """Files of a run: a batch-normalised network that reaches about 97 per cent in three seconds."""
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
+    from torch.nn import functional
+
+    class DigitsNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+            self.second = nn.Sequential(nn.Conv2d(12, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+            self.pool = nn.MaxPool2d(2)
+            self.head = nn.Linear(24 * 4, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.pool(self.first(x * (1 / 16)))
+            return self.head(self.pool(self.second(x)).flatten(1))
+
+    torch.manual_seed(7)
+    digits = load_digits()
+    x = digits.images[:, None].astype(np.float32)
+    y = digits.target.astype(np.int64)
+    order = np.random.default_rng(7).permutation(len(x))
+    train, test = order[:1400], order[1400:]
+    model = DigitsNet()
+    xs, ys = torch.from_numpy(x[train]), torch.from_numpy(y[train])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(12):
+        for batch in torch.randperm(len(xs)).split(32):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(xs[batch]), ys[batch]).backward()
+            optimizer.step()
+    model.eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("n")},))
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    weights = {f"p.{n}": p.detach().numpy() for n, p in model.named_parameters()}
+    weights |= {f"b.{n}": b.numpy() for n, b in model.named_buffers()}
+    return {
+        "model.pt2": buffer.getvalue(),
+        "weights.safetensors": save({n: np.array(a) for n, a in weights.items()}),
+        "data/reference.safetensors": save({"x": x[train][:800], "y": y[train][:800]}),
+        "data/heldout.safetensors": save({"x": x[test], "y": y[test]}),
+    }
+
+
+@pytest.fixture(scope="session")
+def run_files() -> dict[str, bytes]:
+    return train_digits()
+
+
+@pytest.fixture(scope="session")
+def digits_run(run_files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"), run_files)
+
+
+@pytest.fixture
+def run_copy(digits_run: Path, tmp_path: Path) -> Path:
+    """A run directory of the test's own, to damage."""
+    return Path(shutil.copytree(digits_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def all_profiles() -> tuple[Any, ...]:
+    return catalogue.load_all()
+
+
+@pytest.fixture(scope="session")
+def workshop(digits_run: Path) -> Any:
+    """One bench for all tests, so that each form is made once."""
+    from edgewise_converter.run_directory import open_run
+    from edgewise_converter.workshop import Workshop
+
+    return Workshop(open_run(digits_run))
+
+
+@pytest.fixture(scope="session")
+def converted(digits_run: Path, all_profiles: tuple[Any, ...], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Reports of all five profiles in their default forms, by profile, and what was told while converting."""
+    from edgewise_converter.convert import convert_many
+
+    told: list[tuple[str, float]] = []
+    reports = convert_many(
+        digits_run,
+        all_profiles,
+        tmp_path_factory.mktemp("bundles"),
+        version=3,
+        progress=lambda stage, share: told.append((stage, share)),
+    )
+    return {report.profile: report for report in reports}, told

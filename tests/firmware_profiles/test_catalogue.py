@@ -1,0 +1,53 @@
+"""Danger: a board's facts drift from the real board, or a board vanishes from the installed package."""
+
+from __future__ import annotations
+
+import pytest
+from edgewise_profiles import catalogue, listing
+from edgewise_profiles.errors import UnknownProfileError
+
+EXPECTED = ("raspberry-pi-4-64", "raspberry-pi-5", "raspberry-pi-zero-2-w", "x86-64", "x86-64-vnni")
+
+
+def test_the_catalogue_holds_the_five_boards() -> None:
+    assert catalogue.names() == EXPECTED
+    assert tuple(p.id for p in catalogue.load_all()) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "compatible", "features", "absent", "default"),
+    [
+        ("raspberry-pi-4-64", "raspberrypi,4-model-b", {"asimd", "crc32"}, {"asimddp", "aes"}, "tflite-int8"),
+        ("raspberry-pi-5", "raspberrypi,5-model-b", {"asimddp", "asimdhp", "atomics"}, {"sve"}, "onnx-float16"),
+        ("raspberry-pi-zero-2-w", "raspberrypi,model-zero-2-w", {"asimd"}, {"asimddp", "aes"}, "tflite-int8"),
+        ("x86-64", None, {"sse4_2", "popcnt"}, {"avx2"}, "onnx-float32"),
+        ("x86-64-vnni", None, {"avx2", "fma"}, {"avx512f"}, "onnx-int8"),
+    ],
+)
+def test_the_boards_are_what_linux_says_of_them(
+    name: str, compatible: str | None, features: set[str], absent: set[str], default: str
+) -> None:
+    profile = catalogue.load(name)
+    assert profile.all_compatible[0] == name
+    assert compatible is None or profile.compatible[0] == compatible
+    assert features <= set(profile.cpu.features)
+    assert not absent & set(profile.cpu.features)
+    assert f"{profile.targets[0].format}-{profile.targets[0].precision}" == default
+
+
+def test_vnni_is_either_of_its_two_names() -> None:
+    assert set(catalogue.load("x86-64-vnni").cpu.any_of) == {"avx512_vnni", "avx_vnni"}
+
+
+@pytest.mark.parametrize("name", ["", "x86", "../x86-64", "X86-64", "x86-64.toml"])
+def test_an_unknown_name_is_refused_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(UnknownProfileError, match="raspberry-pi-zero-2-w"):
+        catalogue.load(name)
+
+
+def test_a_row_has_a_cell_for_each_heading_and_tells_the_default_first() -> None:
+    for profile in catalogue.load_all():
+        row = listing.row(profile)
+        assert len(row) == len(listing.HEADER)
+        assert row[0] == profile.id
+        assert row[4].startswith(f"{profile.targets[0].format}-{profile.targets[0].precision}")
