@@ -7,7 +7,7 @@ has no trust in the signature, or whose channel the offer does not name, does no
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -61,9 +61,15 @@ def build_offer(body: OfferBody, training: SignedFile, weights: SignedFile, *, e
             version=body.number,
             expires=expires,
             targets={file.path: to_target_file(file) for file in (training, weights)},
-            unrecognized_fields={CUSTOM_KEY: msgspec.to_builtins(body)},
+            unrecognized_fields={CUSTOM_KEY: _signable(body)},
         )
     )
+
+
+def _signable(body: OfferBody) -> dict[str, Any]:
+    """Canonical JSON, over which TUF signs, knows no floats: they stand as their shortest exact decimal text."""
+    fields: dict[str, Any] = msgspec.to_builtins(body)
+    return {name: repr(value) if isinstance(value, float) else value for name, value in fields.items()}
 
 
 def verify_offer(data: bytes, trusted: Targets, *, device_id: str, channel: str, now: datetime) -> Offer:
@@ -79,7 +85,8 @@ def verify_offer(data: bytes, trusted: Targets, *, device_id: str, channel: str,
     except (UnsignedMetadataError, ValueError) as error:
         raise OfferError(f"the round offer is not signed by this fleet's rounds role: {error}") from error
     try:
-        body = msgspec.convert(metadata.signed.unrecognized_fields.get(CUSTOM_KEY), OfferBody)
+        # not strict: numbers that are not whole stand as text
+        body = msgspec.convert(metadata.signed.unrecognized_fields.get(CUSTOM_KEY), OfferBody, strict=False)
     except msgspec.ValidationError as error:
         raise MalformedError(f"the round offer's edgewise field is not valid: {error}") from error
     check_major(body.spec_version)

@@ -1,0 +1,125 @@
+"""The agent's settings: typed, bounded, each with its unit.
+
+Defaults, then `agent.toml` in the state folder, then `EDGEWISE_AGENT_*` variables
+(`EDGEWISE_AGENT_PROBATION__SECONDS=30` for `[probation] seconds`), then flags.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edgewise_agent.errors import ConfigError
+
+FILE: Final = "agent.toml"
+ENV_PREFIX: Final = "EDGEWISE_AGENT_"
+_MAX_FILE_BYTES: Final = 64 * 1024
+
+Interval = Annotated[float, Meta(ge=0.05, le=30 * 24 * 3600)]
+Mebibytes = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class ProbationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new model is confirmed after this many good inferences, or this long without a fault."""
+
+    min_inferences: Annotated[int, Meta(ge=1, le=10**9)] = 20
+    seconds: Interval = 60.0
+    max_boots: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Unclean restarts of the agent before the model that served is held to be the cause."""
+
+
+class SelfTestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of the self-test's process."""
+
+    timeout_s: Interval = 120.0
+    cpu_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    memory_mib: Mebibytes = 2048
+    """Private memory that the process may allocate; a guard, not the bundle's budget."""
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    http_host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    http_port: Annotated[int, Meta(ge=0, le=65535)] = 8089
+    """0 takes any free port."""
+    board: Annotated[str, Meta(max_length=64)] = ""
+    """Profile id of this board, where the device tree does not name it."""
+    engine_threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    train_data: str = ""
+    """Safetensors with `x` float32 and `y` int64; empty where the device does not take part in federations."""
+
+    telemetry_interval_s: Interval = 60.0
+    drift_window_samples: Annotated[int, Meta(ge=1, le=10_000_000)] = 500
+    drift_window_s: Interval = 300.0
+    """A window is closed at this age even when it is not full."""
+    kll: bool = False
+    """Send quantile sketches too, where `datasketches` is installed."""
+    outbox_max_mib: Mebibytes = 32
+
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    reconnect_min_s: Interval = 1.0
+    reconnect_max_s: Interval = 60.0
+    fetch_timeout_s: Interval = 20.0
+    """Longest silence of the broker while retained messages are awaited."""
+    want_attempts: Annotated[int, Meta(ge=1, le=100)] = 4
+    want_wait_s: Interval = 5.0
+    """Wait for a missing chunk after asking for it; doubles with each attempt."""
+    resend_s: Interval = 30.0
+    """Messages that the server has not acknowledged are sent again after this long."""
+    refresh_interval_s: Interval = 3600.0
+    retry_min_s: Interval = 2.0
+    """First wait before an assignment whose metadata could not be fetched is looked at again."""
+    retry_max_s: Interval = 120.0
+
+    min_free_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 64
+    """Free disk space that a download leaves."""
+    probation: ProbationConfig = msgspec.field(default_factory=ProbationConfig)
+    self_test: SelfTestConfig = msgspec.field(default_factory=SelfTestConfig)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def load_config(state: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> AgentConfig:
+    """Read the settings. `flags` holds only those that were given.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or out of bounds.
+    """
+    values = _read_file(state / FILE)
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX):
+            _put(values, name.removeprefix(ENV_PREFIX).lower().split("__"), text, name)
+    for name, value in flags.items():
+        _put(values, name.split("__"), value, name)
+    try:
+        return msgspec.convert(values, AgentConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the settings are not valid: {error}") from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path.name} cannot be read: {error.strerror}") from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{path.name} has {len(data)} bytes; at most {_MAX_FILE_BYTES} are allowed")
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not TOML: {error}") from error
+
+
+def _put(values: dict[str, Any], keys: list[str], value: Any, source: str) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{source}: {key} is a value, not a section")
+        values = inner
+    values[keys[-1]] = value

@@ -1,0 +1,1 @@
+"""Fetching signed files as content-addressed chunks."""

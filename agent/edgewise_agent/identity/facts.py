@@ -1,0 +1,86 @@
+"""What this machine is, from /proc and the device tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from edgewise_protocol.facts import DeviceFacts
+
+MIB: Final = 1 << 20
+_MAX_FEATURES: Final = 512
+_MAX_READ: Final = 256 * 1024
+
+
+def detect(
+    state: Path, engines: Mapping[str, str], simulated_board: str = "", board: str = "", root: Path = Path("/")
+) -> DeviceFacts:
+    """Collect the facts.
+
+    Args:
+        state: the state folder, whose disk counts.
+        engines: installed engines and their versions.
+        simulated_board: profile id that this machine stands in for, or empty.
+        board: profile id that the operator configured, or empty.
+        root: where `proc` and `etc` are.
+    """
+    if simulated_board:
+        compatible: tuple[str, ...] = (simulated_board,)
+    else:
+        compatible = (*((board,) if board else ()), *device_tree(root))
+    return DeviceFacts(
+        machine=platform.machine(),
+        compatible=compatible,
+        cpu_features=cpu_features(root),
+        cpu_count=os.cpu_count() or 1,
+        memory_mib=memory_mib(root),
+        storage_free_mib=shutil.disk_usage(state).free // MIB,
+        engines=dict(engines),
+        os=os_name(root),
+        agent_version=metadata.version("edgewise-agent"),
+        simulated=bool(simulated_board),
+    )
+
+
+def device_tree(root: Path) -> tuple[str, ...]:
+    """The board's `compatible` strings, most specific first; empty where there is no device tree."""
+    text = _read(root / "proc/device-tree/compatible")
+    return tuple(part for part in text.split("\0") if part)[:32]
+
+
+def cpu_features(root: Path) -> tuple[str, ...]:
+    """Feature names as the kernel spells them (`flags` on x86, `Features` on ARM)."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features", "isa"):
+            return tuple(value.split()[:_MAX_FEATURES])
+    return ()
+
+
+def memory_mib(root: Path) -> int:
+    """Physical memory, MiB; 0 where it is unknown."""
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def os_name(root: Path) -> str:
+    """The distribution's name, or the kernel's."""
+    for line in _read(root / "etc/os-release").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.partition("=")[2].strip('"')[:100]
+    return platform.system()
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_READ).decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,67 @@
+"""Lets a stored bundle serve, or nothing, by the serving table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from edgewise_protocol.manifest import Manifest
+from edgewise_protocol.sketches import Baseline
+
+from edgewise_agent.install.state import Slot
+from edgewise_agent.store.store import Store
+
+
+class Health(Protocol):
+    """What the table tells of the active version since it became active."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def inferences_ok(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def last_error(self) -> str: ...
+
+
+class Table(Protocol):
+    """What the installer needs of `edgewise_agent.serving.table.ModelTable`."""
+
+    def activate(
+        self,
+        model: str,
+        version: int,
+        sha256: str,
+        model_path: Path,
+        manifest: Manifest,
+        baseline: Baseline | None,
+    ) -> None: ...
+    def deactivate(self, model: str) -> None: ...
+    def health(self, model: str) -> Health: ...
+
+
+class Activator:
+    """Remembers what serves, so that restoring what never stopped costs nothing."""
+
+    def __init__(self, store: Store, table: Table) -> None:
+        self._store = store
+        self._table = table
+        self.serving: dict[str, Slot] = {}
+
+    def serve(self, model: str, slot: Slot | None) -> None:
+        """Let a slot serve; what served before goes on until it has answered.
+
+        Raises:
+            BundleError: the stored bundle is damaged.
+            AgentError: the engine refuses it. In both cases nothing has changed.
+        """
+        if slot is None:
+            self._table.deactivate(model)
+            self.serving.pop(model, None)
+            return
+        if self.serving.get(model) == slot:
+            return
+        bundle = self._store.open(slot.sha256)
+        self._table.activate(model, slot.version, slot.sha256, bundle.model_path, bundle.manifest, bundle.baseline)
+        self.serving[model] = slot

@@ -1,0 +1,142 @@
+"""Runs the self-test in a child process and judges what it measured."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+from edgewise_protocol.manifest import Manifest
+
+from edgewise_agent.config import SelfTestConfig
+from edgewise_agent.errors import InstallError, SelfTestCrashError, SelfTestError, SelfTestTimeoutError
+from edgewise_agent.install.self_test_child import Limits, Verdict
+
+_CHILD: Final = "edgewise_agent.install.self_test_child"
+_MAX_ANSWER: Final = 16 * 1024
+_TAIL: Final = 600
+_POLL_S: Final = 0.1
+
+
+class RefusedError(SelfTestError):
+    """The child's verdict, or the judgement of its measurements, is no; `code` says why."""
+
+    def __init__(self, code: str, text: str, measured: dict[str, float]) -> None:
+        super().__init__(text)
+        self.code = code
+        self.measured = measured
+
+
+class InterruptedSelfTestError(InstallError):
+    """The agent stops; the self-test is repeated when it starts again."""
+
+    code = "self-test-interrupted"
+
+
+@dataclass(frozen=True)
+class SelfTester:
+    """Args:
+    config: limits of the child.
+    threads: threads of the engine.
+    simulated: the board is not the profile's: latency and memory do not bind.
+    """
+
+    config: SelfTestConfig
+    threads: int
+    simulated: bool
+
+    def run(self, folder: Path, manifest: Manifest, interrupted: Callable[[], bool]) -> dict[str, float]:
+        """Test the bundle in a folder of the store; returns the measurements.
+
+        Raises:
+            RefusedError: the model loads but does not do what it must.
+            SelfTestCrashError, SelfTestTimeoutError: the child died or did not end.
+            InterruptedSelfTestError: `interrupted` became true.
+        """
+        limits = Limits(
+            memory_mib=self.config.memory_mib, cpu_s=self.config.cpu_s, nice=self.config.nice, threads=self.threads
+        )
+        verdict = self._child([str(folder), msgspec.json.encode(limits).decode()], interrupted)
+        if verdict.code:
+            raise RefusedError(verdict.code, verdict.text or "the self-test failed", verdict.measured)
+        if not self.simulated:
+            judge(manifest, verdict.measured)
+        return verdict.measured
+
+    def _child(self, arguments: list[str], interrupted: Callable[[], bool]) -> Verdict:
+        with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as noise:
+            child = subprocess.Popen(
+                [sys.executable, "-B", "-P", "-m", _CHILD, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=answer,
+                stderr=noise,
+                cwd="/",
+                start_new_session=True,
+            )
+            try:
+                self._await(child, interrupted)
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+            if child.returncode != 0:
+                raise SelfTestCrashError(f"the self-test's process {_death(child.returncode)}: {_tail(noise)}")
+            answer.seek(0)
+            try:
+                return msgspec.json.decode(answer.read(_MAX_ANSWER), type=Verdict)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise SelfTestCrashError(f"the self-test's process gave no verdict: {error}") from error
+
+    def _await(self, child: subprocess.Popen[bytes], interrupted: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + self.config.timeout_s
+        while True:
+            try:
+                child.wait(_POLL_S)
+                return
+            except subprocess.TimeoutExpired:
+                if interrupted():
+                    raise InterruptedSelfTestError("the agent stops") from None
+                if time.monotonic() >= deadline:
+                    raise SelfTestTimeoutError(
+                        f"the self-test did not end within {self.config.timeout_s:g} s"
+                    ) from None
+
+
+def judge(manifest: Manifest, measured: dict[str, float]) -> None:
+    """Hold measurements against the manifest's budget; raise `RefusedError` naming by how much it is missed."""
+    budget = manifest.budget
+    latency, peak = measured.get("latency_ms", 0.0), measured.get("peak_mib", 0.0)
+    if budget.latency_ms and latency > budget.latency_ms:
+        raise RefusedError(
+            "self-test-latency",
+            f"one sample takes {latency:.2f} ms on this device; the budget is {budget.latency_ms:g} ms",
+            measured,
+        )
+    if budget.memory_mib and peak > budget.memory_mib:
+        raise RefusedError(
+            "self-test-memory",
+            f"the model needs {peak:.0f} MiB on this device; the budget is {budget.memory_mib} MiB",
+            measured,
+        )
+
+
+def _death(code: int) -> str:
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"ended with status {code}"
+
+
+def _tail(noise: IO[bytes]) -> str:
+    noise.seek(0, 2)
+    noise.seek(max(0, noise.tell() - _TAIL))
+    return " ".join(noise.read().decode(errors="replace").split()) or "it printed nothing"

@@ -1,0 +1,142 @@
+"""The self-test's process: `python -m edgewise_agent.install.self_test_child FOLDER LIMITS`.
+
+It limits itself first, then loads the model, runs the golden inputs and measures, and
+writes one JSON object on its standard output. A runtime that crashes takes this process
+down, not the agent. What the numbers must be is for the parent to judge, except the golden
+outputs, which need not leave this process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+
+MIB: Final = 1 << 20
+_LATENCY_RUNS: Final = 21
+_LATENCY_SECONDS: Final = 5.0
+_FILE_BYTES: Final = 4 * MIB
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    memory_mib: int
+    cpu_s: int
+    nice: int
+    threads: int = 1
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child found. `code` is empty when the golden outputs were met."""
+
+    code: str = ""
+    text: str = ""
+    measured: dict[str, float] = {}
+
+
+def limit(limits: Limits) -> None:
+    """Give this process the limits, for good."""
+    os.nice(limits.nice)
+    for name, amount in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, limits.cpu_s),
+        (resource.RLIMIT_DATA, limits.memory_mib * MIB),
+        (resource.RLIMIT_FSIZE, _FILE_BYTES),
+    ):
+        hard = resource.getrlimit(name)[1]
+        amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+        resource.setrlimit(name, (amount, amount))
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process image, MiB. `ru_maxrss` would include the parent's from before exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def examine(folder: Path, threads: int) -> Verdict:
+    """Load, run, compare and measure the bundle in a folder."""
+    from edgewise_protocol.manifest import MANIFEST_FILE, decode_manifest
+    from safetensors.numpy import load_file
+
+    from edgewise_agent.engines import open_engine
+    from edgewise_agent.install.compare import compare
+
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
+    if manifest.golden is None:
+        return Verdict(code="self-test", text="the bundle holds no golden samples")
+    tensors: dict[str, Any] = load_file(str(folder / manifest.golden.file))
+    inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in manifest.inputs}
+    expected = {spec.name: tensors[f"output.{spec.name}"] for spec in manifest.outputs}
+    started = time.perf_counter()
+    engine = open_engine(manifest.requires.engine, folder / manifest.model_file, manifest, threads)
+    load_ms = (time.perf_counter() - started) * 1000
+    batch = max((spec.shape[0] for spec in manifest.inputs if spec.shape), default=-1)
+    found = compare(manifest.golden, expected, _infer(engine, inputs, manifest.golden.samples, batch))
+    single = {name: array[: max(batch, 1)] for name, array in inputs.items()}
+    times: list[float] = []
+    ends = time.perf_counter() + _LATENCY_SECONDS
+    while len(times) < _LATENCY_RUNS and (not times or time.perf_counter() < ends):
+        begun = time.perf_counter()
+        engine.infer(single)
+        times.append((time.perf_counter() - begun) * 1000)
+    engine.close()
+    measured = {
+        "load_ms": load_ms,
+        "latency_ms": median(times),
+        "peak_mib": peak_mib(),
+        "max_abs_error": found.max_abs_error,
+        "outliers": found.outliers,
+        "top1": found.top1,
+    }
+    return Verdict(code="" if found.passed else "self-test-golden", text=found.reason, measured=measured)
+
+
+def _infer(engine: Any, inputs: dict[str, Any], samples: int, batch: int) -> dict[str, Any]:
+    """All samples at once, or group by group where the batch is fixed."""
+    import numpy as np
+
+    if batch in (-1, samples):
+        found: dict[str, Any] = engine.infer(inputs)
+        return found
+    groups = [
+        engine.infer({name: array[start : start + batch] for name, array in inputs.items()})
+        for start in range(0, samples, batch)
+    ]
+    return {name: np.concatenate([group[name] for group in groups]) for name in groups[0]}
+
+
+def _out_of_memory(limits: Limits) -> Verdict:
+    return Verdict(code="self-test-memory", text=f"the model needs more than {limits.memory_mib} MiB of memory")
+
+
+def main(arguments: list[str]) -> int:
+    """Write the verdict to the first standard output; what runtimes print goes to the error stream."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    limits = msgspec.json.decode(arguments[1].encode(), type=Limits)
+    limit(limits)
+    try:
+        verdict = examine(Path(arguments[0]), limits.threads)
+    except MemoryError:
+        verdict = _out_of_memory(limits)
+    except OSError as error:
+        verdict = _out_of_memory(limits) if error.errno == errno.ENOMEM else Verdict(code="self-test", text=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the verdict, not this process's failure
+        code = getattr(error, "code", "")
+        verdict = Verdict(code=code if isinstance(code, str) and code else "self-test", text=str(error)[:1500])
+    with os.fdopen(answer, "wb") as out:
+        out.write(msgspec.json.encode(verdict))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

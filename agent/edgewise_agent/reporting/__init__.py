@@ -1,0 +1,1 @@
+"""What the fleet is told: reported state, and the delivery of the outbox."""

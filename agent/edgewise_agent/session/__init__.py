@@ -1,0 +1,1 @@
+"""The MQTT session: a pure core that decides, a thin paho shell that carries out."""

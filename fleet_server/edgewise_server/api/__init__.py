@@ -1,0 +1,1 @@
+"""REST transports: each module exposes `router`. They decide nothing."""

@@ -1,0 +1,210 @@
+"""The bridge's two threads: one takes in what devices send, one publishes what the broker is to retain.
+
+Packets are acknowledged to the broker after the commit that stores them, in the order in which they came. Both
+threads live under one lease and one connection: whatever goes wrong, both are ended and made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Final
+
+from edgewise_protocol import topics
+from edgewise_protocol.bounds import MIB
+from edgewise_protocol.errors import ProtocolError
+from edgewise_protocol.messages import encode
+from sqlalchemy.exc import DataError, IntegrityError
+
+from edgewise_server.bridge import publishing
+from edgewise_server.bridge.connection import Connection, Packet
+from edgewise_server.bridge.errors import BridgeError
+from edgewise_server.bridge.intake import Answers, take_in
+from edgewise_server.bridge.sorting import SUBSCRIPTIONS, Item, sort
+from edgewise_server.context import Context
+from edgewise_server.errors import ServerError
+from edgewise_server.services import ingest, leases, outgoing, updates
+from edgewise_server.uploads.store import UploadStore
+
+LEASE: Final = "bridge"
+UPLOADS_FOLDER: Final = "uploads"
+BATCH_PACKETS: Final = 1_000
+BATCH_BYTES: Final = 32 * MIB
+IDLE_S: Final = 0.1
+"""Pause of the publishing thread when there is nothing to publish; also the longest wait for a packet."""
+HOUSEKEEPING_S: Final = 1.0
+FIRST_RETRY_S: Final = 0.2
+LAST_RETRY_S: Final = 10.0
+STOP_S: Final = 15.0
+
+log = logging.getLogger(__name__)
+
+
+class Bridge:
+    """Start, stop; everything it knows is in the database and at the broker."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._uploads = UploadStore(context.settings.state / UPLOADS_FOLDER)
+        self._holder = leases.new_holder()
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._housekept = 0.0
+        self._refused = 0
+
+    def start(self) -> None:
+        """Start the threads, and return; they connect as soon as the broker is there."""
+        if self._thread is not None:
+            return
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="bridge", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until the bridge is connected and subscribed."""
+        return self._ready.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End the threads and give the lease back; waits at most `STOP_S`."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(STOP_S)
+
+    @property
+    def connected(self) -> bool:
+        return self._ready.is_set()
+
+    def _run(self) -> None:
+        delay = FIRST_RETRY_S
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self._hold_lease()
+                self._serve()
+            except leases.LeaseLostError as error:
+                log.debug("waiting: %s", error)
+            except ServerError as error:
+                log.warning("%s", error)
+            except Exception:
+                log.exception("the bridge starts anew")
+            if time.monotonic() - began > LAST_RETRY_S:
+                delay = FIRST_RETRY_S
+            self._stop.wait(delay)
+            delay = min(LAST_RETRY_S, delay * 2)
+        try:
+            with self._context.database.session() as session:
+                leases.release(session, LEASE, self._holder)
+        except ServerError as error:
+            log.warning("the lease was not given back: %s", error)
+
+    def _serve(self) -> None:
+        """One connection's life."""
+        with self._context.database.session() as session:
+            instance = publishing.state(session).instance
+        connection = Connection(self._context.settings, f"edgewise-server-{instance}")
+        publisher = threading.Thread(target=self._publish, args=(connection,), name="bridge-publisher", daemon=True)
+        try:
+            found = publishing.find_mark(connection)
+            with self._context.database.session() as session:
+                outgoing.retain(session, topics.SENTINEL, b"1")
+                anew = publishing.reconcile(session, found)
+            if anew:
+                log.info("the broker lacks %d retained topics; publishing them again", anew)
+            connection.subscribe(SUBSCRIPTIONS)
+            publisher.start()
+            self._connection = connection
+            self._ready.set()
+            while not self._stop.is_set() and not connection.lost:
+                self._take_batch(connection)
+            if not self._stop.is_set():
+                raise BridgeError("the connection to the broker was lost")
+        finally:
+            self._ready.clear()
+            self._connection = None
+            connection.close()
+            if publisher.ident is not None:
+                publisher.join(STOP_S)
+
+    def _take_batch(self, connection: Connection) -> None:
+        packets = _drain(connection)
+        items = [item for packet in packets if (item := self._sort(packet)) is not None]
+        try:
+            answers = self._commit(items)
+        except (DataError, IntegrityError):
+            answers = self._commit_one_by_one(items)
+        connection.acknowledge(packets)
+        for device_id, ack in answers:
+            connection.send(topics.device(device_id, "ack"), encode(ack))
+
+    def _commit(self, items: list[Item]) -> Answers:
+        """Store a batch, and do what is due by the clock; one transaction."""
+        now = time.time()
+        due = now - self._housekept >= HOUSEKEEPING_S
+        if not items and not due:
+            return []
+        settings = self._context.settings
+        with self._context.database.session() as session:
+            answers = take_in(session, self._context, self._uploads, items, now) if items else []
+            if due:
+                leases.hold(session, LEASE, self._holder, now, settings.lease_s)
+                answers += ingest.skip_gaps(session, now, settings.gap_s)
+                answers += updates.free_stalled(session, now, settings.upload_stall_s)
+                outgoing.forget_tombstones(session, now)
+        if due:
+            self._housekept = now
+        return answers
+
+    def _commit_one_by_one(self, items: list[Item]) -> Answers:
+        """After the database refused a batch: give up what it refuses alone, so that the rest is not held up."""
+        answers: Answers = []
+        for item in items:
+            try:
+                answers += self._commit([item])
+            except (DataError, IntegrityError) as error:
+                self._refused += 1
+                log.warning("the database refuses a message of %s: %s", item.device_id, str(error.orig)[:300])
+        return answers
+
+    def _sort(self, packet: Packet) -> Item | None:
+        if packet.topic in (topics.BROKER_STATE, topics.BROKER_PROBE):
+            return None
+        try:
+            return sort(packet.topic, packet.payload)
+        except ProtocolError as error:
+            self._refused += 1
+            log.warning("refused a packet on %s (%s): %s", packet.topic[:120], error.code, str(error)[:300])
+            return None
+
+    def _hold_lease(self) -> None:
+        now = time.time()
+        with self._context.database.session() as session:
+            leases.hold(session, LEASE, self._holder, now, self._context.settings.lease_s)
+        self._housekept = now
+
+    def _publish(self, connection: Connection) -> None:
+        while not self._stop.is_set() and not connection.lost:
+            try:
+                if not publishing.publish_next(self._context.database, self._context.blobs, connection):
+                    self._stop.wait(IDLE_S)
+            except ServerError as error:
+                log.warning("publishing stopped: %s", error)
+                connection.give_up()
+            except Exception:
+                log.exception("publishing failed")
+                connection.give_up()
+
+
+def _drain(connection: Connection) -> list[Packet]:
+    """The packets that have come, at most one batch; waits a little for the first."""
+    packets: list[Packet] = []
+    size = 0
+    wait = IDLE_S
+    while len(packets) < BATCH_PACKETS and size < BATCH_BYTES and (packet := connection.take(wait)) is not None:
+        packets.append(packet)
+        size += len(packet.payload)
+        wait = 0.0
+    return packets

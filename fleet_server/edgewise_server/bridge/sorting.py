@@ -1,0 +1,83 @@
+"""Turns a packet from a device into a typed item, or says why it is not one. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgewise_protocol import topics
+from edgewise_protocol.bounds import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_DRIFT_BYTES
+from edgewise_protocol.errors import MalformedError
+from edgewise_protocol.messages import Drift, Event, Reported, Status, Telemetry, UpdateReady, Want, decode
+
+from edgewise_server.services.ingest import StreamedItem
+from edgewise_server.services.updates import ChunkItem
+
+SUBSCRIPTIONS: Final = (
+    *(f"{topics.ALL_DEVICES}/{leaf}" for leaf in ("status", "reported")),
+    *(f"{topics.ALL_DEVICES}/{stream}" for stream in topics.DEVICE_STREAMS),
+    f"{topics.ALL_DEVICES}/want",
+    f"{topics.ALL_DEVICES}/update-ready",
+    topics.ALL_UPDATES,
+)
+"""What the bridge listens to, by explicit leaves: its own acks and assignments do not come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusItem:
+    device_id: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedItem:
+    device_id: str
+    reported: Reported
+
+
+@dataclass(frozen=True, slots=True)
+class WantItem:
+    device_id: str
+    want: Want
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyItem:
+    device_id: str
+    ready: UpdateReady
+
+
+Item = StatusItem | ReportedItem | StreamedItem | WantItem | ReadyItem | ChunkItem
+
+
+def sort(topic: str, payload: bytes) -> Item | None:
+    """Parse a packet; None for a cleared retained topic.
+
+    Raises:
+        ProtocolError: the topic or the payload breaks the contract.
+    """
+    parsed = topics.parse_device(topic)
+    device = parsed.device_id
+    if parsed.leaf == "update":
+        if parsed.round_id is None or parsed.chunk is None or not 0 < len(payload) <= CHUNK_BYTES:
+            raise MalformedError(f"a chunk of {len(payload)} bytes; 1 to {CHUNK_BYTES} are allowed")
+        return ChunkItem(device, parsed.round_id, parsed.chunk, payload)
+    if not payload:
+        return None
+    match parsed.leaf:
+        case "status":
+            return StatusItem(device, decode(Status, payload))
+        case "reported":
+            return ReportedItem(device, decode(Reported, payload))
+        case "event":
+            return StreamedItem(device, "event", decode(Event, payload), payload)
+        case "telemetry":
+            return StreamedItem(device, "telemetry", decode(Telemetry, payload), payload)
+        case "drift":
+            return StreamedItem(device, "drift", decode(Drift, payload, MAX_DRIFT_BYTES), payload)
+        case "want":
+            return WantItem(device, decode(Want, payload, MAX_CONTROL_BYTES))
+        case "update-ready":
+            return ReadyItem(device, decode(UpdateReady, payload))
+        case leaf:
+            raise MalformedError(f"nothing is expected on the topic {leaf!r}")

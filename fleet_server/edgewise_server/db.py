@@ -1,0 +1,108 @@
+"""The database: one engine, one way to open a transaction.
+
+SQLite runs with a write-ahead log and foreign keys; its writing transactions begin
+IMMEDIATE, so that two writers queue at the start instead of failing in the middle.
+PostgreSQL is chosen by URL (`postgresql+psycopg://...`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session
+
+from edgewise_server.errors import BusyError
+
+BUSY_TIMEOUT_S: Final = 30
+_READ_ONLY: Final = "edgewise_read_only"
+
+
+class Database:
+    """An engine for one URL. Threads may share it; a session belongs to one thread at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        options: dict[str, Any] = {}
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+        else:
+            options |= {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 20}
+        self.engine: Engine = create_engine(url, **options)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        self._reading = self.engine.execution_options(**{_READ_ONLY: True})
+
+    @contextmanager
+    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+        """One transaction: committed when the block ends, rolled back when it raises.
+
+        The transaction begins with the first statement. With `read_only` nothing is
+        committed, and SQLite takes no write lock.
+
+        Raises:
+            BusyError: another writer held the database for longer than `BUSY_TIMEOUT_S`.
+        """
+        try:
+            with Session(self._reading if read_only else self.engine, expire_on_commit=False) as session:
+                yield session
+                if not read_only:
+                    session.commit()
+        except OperationalError as error:
+            if "database is locked" in str(error.orig):
+                raise BusyError("the database is busy; try again") from error
+            raise
+
+    def close(self) -> None:
+        """Close all pooled connections."""
+        self.engine.dispose()
+
+
+def hold_lock(session: Session, name: str) -> None:
+    """Hold a named lock until the transaction ends, against every process on this database.
+
+    On SQLite the writing transaction itself excludes all other writers.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(name.encode())})
+    else:
+        session.connection()
+
+
+def get_database(request: Request) -> Database:
+    """FastAPI dependency: the database of the running app."""
+    database: Database = request.app.state.edgewise.database
+    return database
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    """FastAPI dependency: a transaction that is committed before the response is sent.
+
+    GET and HEAD read only. Declare it as `SessionDep`: without `scope="function"` FastAPI
+    would answer before the commit.
+    """
+    with get_database(request).session(read_only=request.method in ("GET", "HEAD")) as session:
+        yield session
+
+
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not begin by itself: `_begin_sqlite` does
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

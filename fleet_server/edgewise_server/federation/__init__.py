@@ -1,0 +1,1 @@
+"""Federated rounds: the pure coordinator, checks of updates, and the aggregation strategies."""

@@ -1,0 +1,1 @@
+"""Tables, one module a subject. `edgewise_server.schema` imports them all, for migrations."""

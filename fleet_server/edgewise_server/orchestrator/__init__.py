@@ -1,0 +1,1 @@
+"""The level-triggered loop that moves rollouts, rounds and jobs forward."""

@@ -1,0 +1,151 @@
+"""The orchestrator: a level-triggered loop under a lease.
+
+Each thing that may move is looked at in its own transaction, which first takes or prolongs the lease; a process
+that has lost it cannot commit. Nothing is remembered between two rounds, so it may be killed anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from sqlmodel import Session
+
+from edgewise_server.context import Context
+from edgewise_server.drift.thresholds import DriftSettings
+from edgewise_server.errors import ServerError
+from edgewise_server.federation.facts import Aggregate
+from edgewise_server.orchestrator import federations as federation_steps
+from edgewise_server.orchestrator import rollouts as rollout_steps
+from edgewise_server.services import assignments, federations, jobs, leases, monitoring, rollout_facts, rollouts
+from edgewise_server.services.baselines import Baselines
+from edgewise_server.uploads.store import UploadStore
+
+LEASE: Final = "orchestrator"
+UPLOADS_FOLDER: Final = "uploads"
+OFFLINE_AFTER_S: Final = 30.0
+"""A federation's client that was last heard of longer ago is not waited for."""
+STEPS: Final = 8
+"""Steps of one federation in one round of the loop."""
+SLOW_S: Final = 5.0
+"""Pause between two looks at what changes slowly: late joiners, renewals, silent workers."""
+RARE_S: Final = 60.0
+"""Pause between two collections of what nothing refers to."""
+STOP_S: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Orchestrator:
+    """`start` and `stop`, or `tick` by hand."""
+
+    def __init__(self, context: Context, drift: DriftSettings | None = None) -> None:
+        self._context = context
+        self._drift = drift or DriftSettings()
+        self._baselines = Baselines(context.blobs)
+        self._uploads = UploadStore(context.settings.state / UPLOADS_FOLDER)
+        self._holder = leases.new_holder()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._slow = self._rare = float("-inf")
+
+    def start(self) -> None:
+        """Start the loop's thread."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="orchestrator", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop and give the lease back; waits at most `STOP_S`."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(STOP_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.tick(time.time())
+            except Exception:
+                log.exception("a round of the orchestrator failed; the next one begins anew")
+            self._stop.wait(self._context.settings.tick_s)
+        try:
+            with self._context.database.session() as session:
+                leases.release(session, LEASE, self._holder)
+        except ServerError as error:
+            log.warning("the lease was not given back: %s", error)
+
+    def tick(self, now: float) -> bool:
+        """One round. Returns whether this process has the lease."""
+        slow, rare = now - self._slow >= SLOW_S, now - self._rare >= RARE_S
+        try:
+            rollout_ids = self._do(now, lambda session: rollout_steps.due(session, with_completed=slow)) or []
+            for rollout_id in rollout_ids:
+                self._do(now, partial(self._move_rollout, rollout_id=rollout_id, now=now))
+            for federation_id in self._do(now, federation_steps.due) or []:
+                self._move_federation(federation_id, now)
+            while self._do(now, lambda session: monitoring.score_pending(session, self._baselines, self._drift, now)):
+                if self._stop.is_set():
+                    break
+            if slow:
+                self._do(now, lambda session: jobs.requeue_silent(session, now))
+                self._do(now, lambda session: assignments.renew(session, self._context, now))
+                self._slow = now
+            if rare:
+                self._do(now, assignments.collect_blobs)
+                kept_s = self._context.settings.message_days * 24 * 3600
+                self._do(now, lambda session: monitoring.forget_old(session, now - kept_s))
+                self._rare = now
+        except leases.LeaseLostError as error:
+            log.debug("waiting: %s", error)
+            return False
+        return True
+
+    def _do(self, now: float, step: Callable[[Session], Any]) -> Any:
+        """One step in one transaction under the lease. What goes wrong with it does not stop the others."""
+        try:
+            with self._context.database.session() as session:
+                self._hold(session, now)
+                return step(session)
+        except leases.LeaseLostError:
+            raise
+        except ServerError as error:
+            log.warning("a step failed and is tried again: %s (%s)", error, error.code)
+            return None
+
+    def _hold(self, session: Session, now: float) -> None:
+        leases.hold(session, LEASE, self._holder, now, self._context.settings.lease_s)
+
+    def _move_rollout(self, session: Session, rollout_id: str, now: float) -> int:
+        return rollout_steps.move(session, self._context, rollouts.get(session, rollout_id), now)
+
+    def _move_federation(self, federation_id: str, now: float) -> None:
+        def step(session: Session) -> Any:
+            federation = federations.get(session, federation_id)
+            return federation_steps.move(
+                session,
+                self._context,
+                federation,
+                self._uploads,
+                lambda device: rollout_facts.is_online(device, now, OFFLINE_AFTER_S),
+                now,
+            )
+
+        for _ in range(STEPS):
+            decision = self._do(now, step)
+            if decision is None:
+                return
+            if isinstance(decision, Aggregate):
+                federation_steps.run_aggregation(
+                    self._context,
+                    self._uploads,
+                    federation_id,
+                    decision.number,
+                    lambda session: self._hold(session, time.time()),
+                    time.time,
+                )

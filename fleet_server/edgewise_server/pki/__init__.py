@@ -1,0 +1,1 @@
+"""Device identities: intermediate key, leaf certificates, revocation list."""

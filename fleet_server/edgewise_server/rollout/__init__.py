@@ -1,0 +1,1 @@
+"""Phased rollouts: what a plan is, and the pure policy that decides the next steps."""

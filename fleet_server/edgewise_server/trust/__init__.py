@@ -1,0 +1,1 @@
+"""Verification of signed metadata and the online signer; no database."""

@@ -1,0 +1,1 @@
+"""Updates of federated clients on their way in."""
