@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load, save_file
-
 from edgewise_server.federation.aggregation import ClientUpdate, aggregate
 from edgewise_server.federation.strategies.fedavg import FedAvg
+from safetensors.numpy import load, save_file
 
 
 def main() -> None:
