@@ -1,0 +1,167 @@
+"""The server's REST interface: bounded retries, and problem documents (RFC 9457) as errors.
+
+Only what can be asked twice without harm is retried, and only when the server cannot be
+reached or says that it is busy.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from edgewise_cli.config import Connection
+from edgewise_cli.errors import (
+    CliError,
+    MissingError,
+    NotAuthorisedError,
+    RefusedError,
+    TrustError,
+    UnreachableError,
+)
+
+API: Final = "/api/v1"
+_TRIES: Final = 4
+_FIRST_PAUSE_S: Final = 0.2
+_BUSY: Final = frozenset({429, 502, 503, 504})
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_MAX_ANSWER: Final = 64 * 1024 * 1024
+_TRUST_CODES: Final = ("signature", "metadata", "attestation", "untrusted", "unsigned", "lineage")
+
+
+class Client:
+    """Talks to one server. Not shared between threads."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        headers = {"Accept": "application/json"}
+        if connection.token:
+            headers["Authorization"] = f"Bearer {connection.token}"
+        self.server = connection.server
+        self._pause = pause
+        try:
+            self._http = httpx.Client(
+                base_url=connection.server,
+                headers=headers,
+                timeout=httpx.Timeout(60.0, connect=5.0),
+                transport=transport,
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UnreachableError(f"{connection.server!r} is not a server's URL: {error}") from error
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON answer of a GET; parameters that are None are left out."""
+        return self._json(self._send("GET", path, params={k: v for k, v in params.items() if v is not None}))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The JSON answer of a POST, None where there is none."""
+        return self._json(self._send("POST", path, json=body if body is not None else {}))
+
+    def put(self, path: str, body: Any = None) -> Any:
+        return self._json(self._send("PUT", path, json=body if body is not None else {}))
+
+    def delete(self, path: str) -> Any:
+        return self._json(self._send("DELETE", path))
+
+    def get_bytes(self, path: str, *, limit: int = _MAX_ANSWER, **params: Any) -> bytes:
+        """The raw answer of a GET, of at most `limit` bytes."""
+        answer = self._send("GET", path, params={k: v for k, v in params.items() if v is not None})
+        if len(answer.content) > limit:
+            raise UnreachableError(f"{path}: the server answered with more than {limit} bytes")
+        return answer.content
+
+    def put_bytes(self, path: str, data: bytes, content_type: str = "application/json") -> Any:
+        """PUT of raw bytes."""
+        return self._json(self._send("PUT", path, content=data, headers={"Content-Type": content_type}))
+
+    def has_blob(self, sha256: str) -> bool:
+        """Whether the server holds a blob."""
+        try:
+            self._send("HEAD", f"/blobs/{sha256}")
+        except MissingError:
+            return False
+        return True
+
+    def put_blob(self, sha256: str, source: Path) -> None:
+        """Upload a file, unless the server has it."""
+        if not self.has_blob(sha256):
+            self._send("PUT", f"/blobs/{sha256}", content=source.read_bytes(), headers=_OCTETS)
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        tries = _TRIES if method in _REPEATABLE else 1
+        for attempt in range(tries):
+            last = attempt + 1 == tries
+            try:
+                answer = self._http.request(method, API + path, **options)
+            except httpx.TransportError as error:
+                if not last:
+                    self._pause(_FIRST_PAUSE_S * 2**attempt)
+                    continue
+                raise UnreachableError(f"{self.server} cannot be reached: {error}") from error
+            except (httpx.InvalidURL, httpx.DecodingError) as error:
+                raise UnreachableError(f"{self.server}{path}: {error}") from error
+            if answer.status_code in _BUSY and not last:
+                self._pause(_FIRST_PAUSE_S * 2**attempt)
+                continue
+            if answer.status_code >= 400:
+                raise error_of(method, path, answer)
+            return answer
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    @staticmethod
+    def _json(answer: httpx.Response) -> Any:
+        if answer.status_code == 204 or not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise UnreachableError(f"{answer.request.url.path}: the answer is not JSON") from error
+
+
+_OCTETS: Final = {"Content-Type": "application/octet-stream"}
+
+
+def segment(text: str) -> str:
+    """A path segment, quoted."""
+    return quote(text, safe="")
+
+
+def error_of(method: str, path: str, answer: httpx.Response) -> CliError:
+    """The error of an answer with status 400 or more."""
+    code, message = "", ""
+    try:
+        problem = answer.json()
+        code = str(problem.get("code", ""))
+        message = _message(problem)
+    except (ValueError, AttributeError):
+        message = answer.text[:300]
+    message = message or f"{method} {path} was answered with status {answer.status_code}"
+    details = {"status": answer.status_code}
+    kind: type[CliError] = RefusedError
+    if answer.status_code in (401, 403):
+        kind = NotAuthorisedError
+    elif answer.status_code == 404:
+        kind = MissingError
+    elif answer.status_code >= 500 or answer.status_code == 429:
+        kind = UnreachableError
+    elif any(word in code for word in _TRUST_CODES):
+        kind = TrustError
+    return kind(message, code=code or kind.code, details=details)
+
+
+def _message(problem: dict[str, Any]) -> str:
+    detail = problem.get("detail") or problem.get("title") or ""
+    return detail if isinstance(detail, str) else json.dumps(detail)[:500]

@@ -1,0 +1,143 @@
+"""`edgewise device`: enrolment files, the fleet's devices, revocation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from edgewise_protocol.enrolment import decode_enrolment
+
+from edgewise_cli import files
+from edgewise_cli.client import segment
+from edgewise_cli.errors import RefusedError, TimedOutError
+from edgewise_cli.keys.folder import open_folder
+from edgewise_cli.shell import Json, Shell, command
+from edgewise_cli.times import readable
+from edgewise_cli.waiting import wait_for
+
+app = typer.Typer(help="Devices: enrol, list, show, revoke, replace.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="Where to write the enrolment file (mode 0600).", show_default=False)]
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        help="Your key folder: its CA and root go into the file, whatever the server says.", show_default=False
+    ),
+]
+
+
+@command(app, "enrol-file")
+def enrol_file(
+    shell: Shell,
+    channel: Annotated[str, typer.Option(help="The channel that the device belongs to for good.")],
+    out: Out,
+    group: Annotated[list[str] | None, typer.Option(help="Groups to put it into.")] = None,
+    name: Annotated[str | None, typer.Option(help="Device id to take; else the server makes one.")] = None,
+    expires_in: Annotated[int, typer.Option(help="Seconds until the token expires.", min=60)] = 86_400,
+    keys: Keys = None,
+) -> Json:
+    """Write the file that takes one device into the fleet. It is a secret until it is used or expires."""
+    return _write_enrolment(shell, channel, group or [], name, expires_in, out, keys)
+
+
+def _write_enrolment(
+    shell: Shell, channel: str, groups: list[str], name: str | None, expires_in: int, out: Path, keys: Path | None
+) -> Json:
+    body = {"channel": channel, "groups": groups, "expires_in_s": expires_in, **({"name": name} if name else {})}
+    made = shell.client.post("/enrolments", body)
+    if keys is not None:
+        folder = open_folder(keys, "offline")
+        own = {"tuf_root": folder.root().decode(), "fleet_ca": files.read(folder.path / "fleet-ca.crt").decode()}
+        if own["fleet_ca"].strip() != str(made.get("fleet_ca", "")).strip():
+            raise RefusedError("the server's fleet CA is not yours: is this the right server, or the right key folder?")
+        made.update(own)
+    data = json.dumps(made, indent=1).encode() + b"\n"
+    decode_enrolment(data)
+    files.write(out, data, secret=True)
+    shell.say(f"{out}: hand it to the device, then `edgewise-agent enrol {out.name} --state DIR`")
+    return {"file": str(out), "id": made.get("id"), "name": name, "channel": channel, "groups": groups}
+
+
+@command(app, "list")
+def list_devices(
+    shell: Shell,
+    group: Annotated[str | None, typer.Option(help="Only devices of this group.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Only devices of this channel.")] = None,
+    q: Annotated[str | None, typer.Option("--query", help="Only devices that a query matches.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000)] = 1000,
+) -> Json:
+    """List devices: what they are, whether they are online, what serves on them."""
+    items: list[dict[str, Any]] = []
+    after: str | None = None
+    while len(items) < limit:
+        page = shell.client.get(
+            "/devices", group=group, channel=channel, q=q, limit=min(200, limit - len(items)), after=after
+        )
+        items += page["items"]
+        after = page.get("next")
+        if after is None or not page["items"]:
+            break
+    rows = []
+    for d in items:
+        state = "revoked" if d.get("revoked_at") else "online" if d["online"] else "offline"
+        models = ", ".join(f"{m['model']} {m['active_version']} ({m['state']})" for m in d.get("models", []))
+        board = ", ".join(d.get("compatible") or []) + (" (simulated)" if d.get("simulated") else "")
+        rows.append([d["id"], d["channel"], board, state, models, readable(d.get("last_seen_at"))])
+    shell.table("Devices", ["device", "channel", "board", "state", "models", "last seen"], rows)
+    return {"devices": items}
+
+
+@command(app, "show")
+def show(shell: Shell, device: Id) -> Json:
+    """Show one device: facts, certificate, assignment, what it reports, its last events."""
+    found: Json = shell.client.get(f"/devices/{segment(device)}")
+    found["events"] = shell.client.get(f"/devices/{segment(device)}/events", limit=10)["events"]
+    if not shell.as_json:
+        shell.out.print_json(json.dumps(found, default=str))
+    return found
+
+
+@command(app, "wait")
+def wait(
+    shell: Shell,
+    device: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Device ids.", show_default=False)],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.", min=0)] = 60,
+) -> Json:
+    """Wait until devices are online."""
+
+    def missing() -> list[str]:
+        online = {d["id"] for d in shell.client.get("/devices", limit=200)["items"] if d["online"]}
+        return [d for d in device if d not in online]
+
+    try:
+        wait_for(missing, lambda left: not left, timeout_s=timeout, what="devices online", every_s=0.3)
+    except TimedOutError as error:
+        raise TimedOutError(f"{error}; still offline: {', '.join(missing())}") from error
+    shell.say(f"online: {', '.join(device)}")
+    return {"online": device}
+
+
+@command(app, "revoke")
+def revoke(shell: Shell, device: Id) -> Json:
+    """Revoke a device's certificate. It can enrol again only with a new enrolment file."""
+    found: Json = shell.client.post(f"/devices/{segment(device)}/revoke")
+    shell.say(f"{device} is revoked")
+    return found
+
+
+@command(app, "replace")
+def replace(
+    shell: Shell,
+    device: Id,
+    out: Out,
+    expires_in: Annotated[int, typer.Option(help="Seconds until the token expires.", min=60)] = 86_400,
+    keys: Keys = None,
+) -> Json:
+    """Give a device's place to new hardware: revoke and remove it, and write an enrolment file for the same id."""
+    old = shell.client.get(f"/devices/{segment(device)}")
+    groups = [g for g in old.get("groups", []) if g != "all"]
+    shell.client.delete(f"/devices/{segment(device)}")
+    return _write_enrolment(shell, old["channel"], groups, device, expires_in, out, keys)

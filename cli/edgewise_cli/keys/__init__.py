@@ -1,0 +1,1 @@
+"""Keys: their files, the offline ceremony, the rotation of root, and the fleet CA."""

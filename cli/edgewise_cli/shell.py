@@ -1,0 +1,163 @@
+"""What every command shares: `--json`, the connection's options, and the console.
+
+`command` adds the shared options to a function's own, so that none is forgotten. The
+function gets a `Shell` first, returns the document that `--json` prints, and says to people
+what it has to say through the shell.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgewise_cli.client import Client
+from edgewise_cli.config import Connection, resolve
+from edgewise_cli.errors import CliError, Exit, UsageError
+
+Json = dict[str, Any]
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for scripts.")]
+_SERVER = Annotated[
+    str | None,
+    typer.Option("--server", help="The server's URL; else EDGEWISE_SERVER, else the profile's.", show_default=False),
+]
+_TOKEN = Annotated[
+    str | None,
+    typer.Option("--token", help="The bearer token; else EDGEWISE_TOKEN, else the profile's.", show_default=False),
+]
+_PROFILE = Annotated[
+    str | None,
+    typer.Option("--login", help="The profile that `edgewise login` saved; else EDGEWISE_PROFILE.", show_default=False),
+]
+
+
+@dataclass
+class Shell:
+    """One run of one command."""
+
+    as_json: bool
+    connection: Connection
+    login: str | None = None
+    out: Console = field(default_factory=Console)
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The server's client.
+
+        Raises:
+            UsageError: no server is configured.
+        """
+        if self._client is None:
+            if not self.connection.server:
+                raise UsageError("no server: give --server, set EDGEWISE_SERVER, or run `edgewise login`")
+            self._client = Client(self.connection)
+        return self._client
+
+    def say(self, text: str) -> None:
+        """A line for people; silent with `--json`."""
+        if not self.as_json:
+            self.out.print(text, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table for people; silent with `--json`."""
+        if self.as_json:
+            return
+        if title:
+            # Not the table's own title, which would be wrapped to the table's width.
+            self.out.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+        table = Table()
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.out.print(table)
+
+    @contextmanager
+    def progress(self, text: str) -> Iterator[Callable[[str, float | None], None]]:
+        """A progress line on standard error; call it with (text, fraction in [0, 1] or None)."""
+        console = Console(stderr=True)
+        if self.as_json or not console.is_terminal:
+            yield lambda _text, _fraction: None
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(text, total=None)
+
+            def update(text: str, fraction: float | None) -> None:
+                bar.update(task, description=text, total=None if fraction is None else 1.0, completed=fraction)
+
+            yield update
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Json]], Callable[..., None]]:
+    """Register `function(shell, ...) -> document` as a command with the shared options."""
+
+    def register(function: Callable[..., Json]) -> Callable[..., None]:
+        @wraps(function)
+        def run(**values: Any) -> None:
+            as_json = values.pop("as_json")
+            connection = resolve(values.pop("server"), values.pop("token"), login := values.pop("login"))
+            shell = Shell(as_json=as_json, connection=connection, login=login)
+            try:
+                document = function(shell, **values)
+            finally:
+                shell.close()
+            if as_json:
+                print(json.dumps(document, indent=1, sort_keys=True, default=str))
+
+        hints = get_type_hints(function, include_extras=True)
+        own = list(inspect.signature(function).parameters.values())[1:]
+        shared: list[tuple[str, Any, Any]] = [
+            ("as_json", _JSON, False),
+            ("server", _SERVER, None),
+            ("token", _TOKEN, None),
+            ("login", _PROFILE, None),
+        ]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters = [p.replace(annotation=hints[p.name], kind=kind) for p in own]
+        parameters += [inspect.Parameter(n, kind, default=d, annotation=a) for n, a, d in shared]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        del run.__wrapped__
+        app.command(name, help=inspect.getdoc(function))(run)
+        return run
+
+    return register
+
+
+def group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
+    """Add a group of commands."""
+    made = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode="markdown")
+    app.add_typer(made, name=name)
+    return made
+
+
+def report(error: CliError, *, as_json: bool) -> Exit:
+    """Tell an error: JSON on standard output, or a line on standard error."""
+    if as_json:
+        document = {"error": {"code": error.code, "message": str(error), **error.details}}
+        print(json.dumps(document, indent=1, sort_keys=True, default=str))
+    else:
+        Console(stderr=True).print(f"[red bold]edgewise:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+    sys.stdout.flush()
+    return error.exit
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,1 @@
+"""What a server says, verified against the operator's own root."""
