@@ -6,7 +6,6 @@ remembers. One thread owns the round; fetching and training run beside it and re
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import shutil
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from edgewise_protocol import messages, topics
-from edgewise_protocol.bounds import MAX_OFFER_BYTES, MAX_TEXT_CHARS
+from edgewise_protocol.bounds import MAX_OFFER_BYTES
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.messages import Ack, UpdateReady
 from edgewise_protocol.rounds import Offer
@@ -29,9 +28,11 @@ from msgspec import Meta
 from edgewise_agent.errors import AgentError
 from edgewise_agent.learning import round as rounds
 from edgewise_agent.learning.errors import LocalDataError
+from edgewise_agent.learning.events import RoundEvents
 from edgewise_agent.learning.job import UPDATE_FILE, TrainJob
 from edgewise_agent.learning.local_data import count_samples
 from edgewise_agent.learning.memory import Remembered, RoundMemory
+from edgewise_agent.learning.offers import asks_others, supersedes
 from edgewise_agent.learning.process import TrainProcess
 from edgewise_agent.learning.round import Round, Update
 from edgewise_agent.observe.outbox import Outbox
@@ -44,7 +45,6 @@ Verify = Callable[[bytes], Offer]
 
 _INBOX: Final = 256
 _MIN_SAMPLES: Final = 2
-_MAX_REFUSED: Final = 64
 _STOP_S: Final = 15.0
 
 
@@ -82,18 +82,6 @@ class _Stop(NamedTuple):
 _Inbox = _OfferIn | _AckIn | _Progress | _Stop
 
 
-class _Asked(msgspec.Struct):
-    devices: list[str] = []
-
-
-class _Signed(msgspec.Struct):
-    edgewise: _Asked
-
-
-class _Envelope(msgspec.Struct):
-    signed: _Signed
-
-
 class FederatedClient:
     """Takes part in rounds, one at a time.
 
@@ -125,7 +113,7 @@ class FederatedClient:
         self._folder = state_dir
         self._device_id = device_id
         self._simulated = simulated
-        self._outbox = outbox
+        self._events = RoundEvents(outbox)
         self._limits = limits or LearningLimits()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._memory = RoundMemory(self._folder)
@@ -135,7 +123,6 @@ class FederatedClient:
         self._files: tuple[Path, Path] | None = None
         self._process: TrainProcess | None = None
         self._deadline: float | None = None
-        self._refused: list[bytes] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="federated", daemon=True)
         self._thread.start()
@@ -218,19 +205,19 @@ class FederatedClient:
         return self._round is not None and self._round.round_id == round_id
 
     def _consider(self, payload: bytes) -> None:
-        if self._data_path is None or self._is_for_others(payload):
+        if self._data_path is None or asks_others(payload, self._device_id):
             return
         try:
             offer = self._verify(payload)
         except (ProtocolError, AgentError) as error:
-            self._report_once(payload, "round-offer-refused", str(error), {"reason": error.code})
+            self._events.report_once(payload, "round-offer-refused", str(error), {"reason": error.code})
             return
         now, round_id = self._round, offer.body.round_id
         if now is not None and now.round_id == round_id and now.state not in ("done", "failed"):
             return
         if now is not None and now.state not in ("done", "failed"):
-            if self._offer is not None and not _supersedes(offer, self._offer):
-                self._report_once(payload, "round-declined", f"busy with the round {now.round_id}", offer=offer)
+            if self._offer is not None and not supersedes(offer, self._offer):
+                self._events.report_once(payload, "round-declined", f"busy with the round {now.round_id}", offer=offer)
                 return
             self._advance(rounds.Failed("round-superseded", f"the round {round_id} has taken its place"))
         known = self._memory.get(round_id)
@@ -239,7 +226,7 @@ class FederatedClient:
             return
         reason = self._reason_to_decline(self._data_path)
         if reason:
-            self._report_once(payload, "round-declined", reason, offer=offer)
+            self._events.report_once(payload, "round-declined", reason, offer=offer)
             return
         self._begin(offer)
 
@@ -252,7 +239,7 @@ class FederatedClient:
             self._carry_out(effects)
         elif known.state in ("training", "ready"):
             self._memory.put(round_id, "failed")
-            self._report("round-interrupted", "the round was interrupted; it is not trained again", offer=offer)
+            self._events.report("round-interrupted", "the round was interrupted; it is not trained again", offer=offer)
 
     def _reason_to_decline(self, data: Path) -> str:
         try:
@@ -297,7 +284,7 @@ class FederatedClient:
                 case rounds.Watch(seconds):
                     self._deadline = time.monotonic() + seconds * self._limits.stall_scale
                 case rounds.Report(code, text):
-                    self._report(code, text, dict(now.update.metrics) if now.update else {}, offer)
+                    self._events.report(code, text, dict(now.update.metrics) if now.update else {}, offer)
                 case rounds.ForgetFiles():
                     self._forget_files()
 
@@ -372,31 +359,6 @@ class FederatedClient:
             # Not sent is as good as lost on the way: the watch sends it again.
             log.warning("%s was not published: %s", topic, error)
 
-    def _report_once(
-        self,
-        payload: bytes,
-        code: str,
-        text: str,
-        data: dict[str, Any] | None = None,
-        offer: Offer | None = None,
-    ) -> None:
-        """Report, unless the same offer has been reported: retained ones arrive at every connection."""
-        digest = hashlib.sha256(payload + code.encode()).digest()
-        if digest not in self._refused:
-            self._refused = [*self._refused[-_MAX_REFUSED:], digest]
-            self._report(code, text, data, offer)
-
-    def _report(self, code: str, text: str, data: dict[str, Any] | None = None, offer: Offer | None = None) -> None:
-        about: dict[str, Any] = dict(data or {})
-        if offer is not None:
-            about |= {"round_id": offer.body.round_id, "federation": offer.body.federation}
-        self._outbox.put(
-            "event",
-            lambda stream, seq, at: messages.Event(
-                stream=stream, seq=seq, at=at, kind="round", code=code, text=text[:MAX_TEXT_CHARS], data=about
-            ),
-        )
-
     # ------------------------------------------------------------- files
 
     def _has(self, round_id: str, update: Update) -> bool:
@@ -411,17 +373,6 @@ class FederatedClient:
             if folder.is_dir() and folder.name != but:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _is_for_others(self, payload: bytes) -> bool:
-        """Whether the offer itself says that it asks other devices.
-
-        Nothing is trusted here: not to take part is always allowed, and needs no event.
-        """
-        try:
-            devices = msgspec.json.decode(payload, type=_Envelope).signed.edgewise.devices
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return False
-        return bool(devices) and self._device_id not in devices
-
 
 _REMEMBERED: Final[dict[str, Any]] = {
     "training": "training",
@@ -430,7 +381,3 @@ _REMEMBERED: Final[dict[str, Any]] = {
     "done": "done",
     "failed": "failed",
 }
-
-
-def _supersedes(offer: Offer, before: Offer) -> bool:
-    return offer.body.federation == before.body.federation and offer.body.number > before.body.number
