@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -35,10 +36,9 @@ def test_one_holder_at_a_time_and_the_next_after_the_end(context: Any) -> None:
 
 
 def test_a_dead_process_of_this_host_need_not_be_waited_for(context: Any) -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(30)
+    child = process.pid
     assert hold(context, f"{socket.gethostname()[:32]}:{child}:x", 0)
     assert hold(context, leases.new_holder(), 1)
     assert not hold(context, f"another-host:{child}:x", 2)
