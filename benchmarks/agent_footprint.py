@@ -53,7 +53,10 @@ def make_environment(folder: Path) -> Path:
         say(f"making a virtual environment in {folder} ...")
         venv.create(folder, with_pip=True)
     say("installing .[agent] (some minutes where nothing is cached) ...")
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"{ROOT}[agent]"], check=True, timeout=1200)
+    command = [str(python), "-m", "pip", "install", "--quiet", f"{ROOT}[agent]"]
+    installed = subprocess.run(command, check=False, timeout=1200, capture_output=True, text=True)
+    if installed.returncode:
+        raise SystemExit(f"pip could not install the agent:\n{installed.stderr[-4000:]}")
     return python
 
 
