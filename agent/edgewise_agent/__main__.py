@@ -62,18 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgewise-agent", description="The Edgewise device agent.")
     commands = parser.add_subparsers(dest="command", required=True)
     enrol = commands.add_parser("enrol", help="enrol this device with an enrolment file")
-    enrol.add_argument("file", type=Path)
-    enrol.add_argument("--simulated-board", default="", metavar="PROFILE", help="stand in for this board")
+    enrol.add_argument("file", type=Path, metavar="FILE", help="what `edgewise device enrol-file` wrote")
+    enrol.add_argument(
+        "--simulated-board", default="", metavar="PROFILE", help="stand in for this board, e.g. raspberry-pi-5"
+    )
     enrol.set_defaults(act=_enrol)
     run = commands.add_parser("run", help="serve, and follow the fleet")
-    run.add_argument("--http-port", type=int, metavar="N", help="0 takes a free port")
+    run.add_argument("--http-port", type=int, metavar="N", help="where to serve (default 8089); 0 takes a free port")
     run.add_argument("--train-data", metavar="FILE", help="safetensors with x and y, to take part in federations")
     run.set_defaults(act=_run)
     status = commands.add_parser("status", help="what serves, and why not")
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="one JSON document, for scripts")
     status.set_defaults(act=_status)
     for command in (enrol, run, status):
-        command.add_argument("--state", type=Path, required=True, metavar="DIR")
+        command.add_argument("--state", type=Path, required=True, metavar="DIR", help="this device's state folder")
     return parser
 
 

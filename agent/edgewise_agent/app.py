@@ -65,7 +65,8 @@ class Agent:
     """
 
     def __init__(self, state: Path, config: AgentConfig) -> None:
-        self._state = state
+        # Child processes run in folders of their own, where a relative path leads nowhere.
+        self._state = state = state.absolute()
         self._config = config
         self._stopping = threading.Event()
         self._lock = lock_state(state)
@@ -147,7 +148,7 @@ class Agent:
         """The federated client, where there are data to learn from."""
         if not self._config.train_data:
             return None
-        data = Path(self._config.train_data)
+        data = Path(self._config.train_data).absolute()
         if not data.is_file():
             raise ConfigError(f"train_data: {data} is not a file")
         from edgewise_agent.learning.client import FederatedClient

@@ -23,6 +23,7 @@ from edgewise_cli.errors import (
     RefusedError,
     TrustError,
     UnreachableError,
+    UsageError,
 )
 
 API: Final = "/api/v1"
@@ -49,6 +50,8 @@ class Client:
             headers["Authorization"] = f"Bearer {connection.token}"
         self.server = connection.server
         self._pause = pause
+        if not connection.server.startswith(("http://", "https://")):
+            raise UsageError(f"{connection.server!r} is not a server's URL: it begins with http:// or https://")
         try:
             self._http = httpx.Client(
                 base_url=connection.server,
@@ -57,7 +60,7 @@ class Client:
                 transport=transport,
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise UnreachableError(f"{connection.server!r} is not a server's URL: {error}") from error
+            raise UsageError(f"{connection.server!r} is not a server's URL: {error}") from error
 
     def close(self) -> None:
         self._http.close()
@@ -78,10 +81,7 @@ class Client:
 
     def get_bytes(self, path: str, *, limit: int = _MAX_ANSWER, **params: Any) -> bytes:
         """The raw answer of a GET, of at most `limit` bytes."""
-        answer = self._send("GET", path, params={k: v for k, v in params.items() if v is not None})
-        if len(answer.content) > limit:
-            raise UnreachableError(f"{path}: the server answered with more than {limit} bytes")
-        return answer.content
+        return self._send("GET", path, limit=limit, params={k: v for k, v in params.items() if v is not None}).content
 
     def put_bytes(self, path: str, data: bytes, content_type: str = "application/json") -> Any:
         """PUT of raw bytes."""
@@ -100,12 +100,13 @@ class Client:
         if not self.has_blob(sha256):
             self._send("PUT", f"/blobs/{sha256}", content=source.read_bytes(), headers=_OCTETS)
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, *, limit: int = _MAX_ANSWER, **options: Any) -> httpx.Response:
         tries = _TRIES if method in _REPEATABLE else 1
         for attempt in range(tries):
             last = attempt + 1 == tries
             try:
-                answer = self._http.request(method, API + path, **options)
+                with self._http.stream(method, API + path, **options) as streamed:
+                    answer = _bounded(streamed, limit)
             except httpx.TransportError as error:
                 if not last:
                     self._pause(_FIRST_PAUSE_S * 2**attempt)
@@ -131,6 +132,22 @@ class Client:
             raise UnreachableError(f"{answer.request.url.path}: the answer is not JSON") from error
 
 
+def _bounded(streamed: httpx.Response, limit: int) -> httpx.Response:
+    """The whole answer. It is measured after decompression, and no more of it than `limit` is held."""
+    content = bytearray()
+    for piece in streamed.iter_bytes():
+        content += piece
+        if len(content) > limit:
+            raise UnreachableError(f"{streamed.request.url.path}: the server answered with more than {limit} bytes")
+    kept = [(name, value) for name, value in streamed.headers.multi_items() if name not in _CODED]
+    return httpx.Response(streamed.status_code, headers=kept, content=bytes(content), request=streamed.request)
+
+
+_CODED: Final = ("content-encoding", "content-length", "transfer-encoding")
+_HINTS: Final = {
+    "unauthenticated": "give --token, set EDGEWISE_TOKEN, or run `edgewise login`",
+}
+"""What an operator can do about a problem, by its code."""
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}
 
 
@@ -149,6 +166,8 @@ def error_of(method: str, path: str, answer: httpx.Response) -> CliError:
     except (ValueError, AttributeError):
         message = answer.text[:300]
     message = message or f"{method} {path} was answered with status {answer.status_code}"
+    if code in _HINTS:
+        message = f"{message}; {_HINTS[code]}"
     details = {"status": answer.status_code}
     kind: type[CliError] = RefusedError
     if answer.status_code in (401, 403):

@@ -2,7 +2,7 @@
 
     ~/.config/edgewise/config.toml
     [profiles.default]
-    server = "http://127.0.0.1:8080"
+    server = "http://127.0.0.1:8470"
     token = "ew_..."
 
 `edgewise login` writes it (mode 0600).
@@ -78,18 +78,23 @@ def save_profile(path: Path, name: str, connection: Connection) -> None:
 
 
 def resolve(
-    server: str | None, token: str | None, profile: str | None, environ: Mapping[str, str] = os.environ
+    server: str | None,
+    token: str | None,
+    profile: str | None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    may_be_new: bool = False,
 ) -> Connection:
     """The connection that a command uses; what is named nowhere stays empty.
 
     Raises:
-        UsageError: `profile` is named and does not exist.
+        UsageError: `profile` is named and does not exist, and may not be new.
     """
     wanted = profile or environ.get("EDGEWISE_PROFILE")
     path = config_path(environ)
     profiles = load_profiles(path)
-    if wanted and wanted not in profiles:
-        raise UsageError(f"there is no profile {wanted!r} in {path}: run `edgewise login --profile {wanted}`")
+    if wanted and wanted not in profiles and not may_be_new:
+        raise UsageError(f"there is no profile {wanted!r} in {path}: run `edgewise login --login {wanted}`")
     base = profiles.get(wanted or DEFAULT_PROFILE, Connection("", ""))
     return Connection(
         server=(server or environ.get("EDGEWISE_SERVER") or base.server).rstrip("/"),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -20,12 +21,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from edgewise_cli.client import Client
 from edgewise_cli.config import Connection, resolve
 from edgewise_cli.errors import CliError, Exit, UsageError
 
 Json = dict[str, Any]
+
+LOGIN = "login"
+"""The command that makes a profile, so that the one it names need not exist."""
+_WIDE = 200
+"""Columns of a table that goes to no terminal."""
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for scripts.")]
 _SERVER = Annotated[
@@ -38,7 +45,7 @@ _TOKEN = Annotated[
 ]
 _PROFILE = Annotated[
     str | None,
-    typer.Option("--login", help="The profile that `edgewise login` saved; else EDGEWISE_PROFILE.", show_default=False),
+    typer.Option("--login", help="A profile that `edgewise login` saved; else EDGEWISE_PROFILE.", show_default=False),
 ]
 
 
@@ -49,7 +56,7 @@ class Shell:
     as_json: bool
     connection: Connection
     login: str | None = None
-    out: Console = field(default_factory=Console)
+    out: Console = field(default_factory=lambda: _console(sys.stdout.isatty(), os.environ))
     _client: Client | None = None
 
     @property
@@ -68,10 +75,14 @@ class Shell:
     def say(self, text: str) -> None:
         """A line for people; silent with `--json`."""
         if not self.as_json:
-            self.out.print(text, highlight=False, soft_wrap=True)
+            self.out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table for people; silent with `--json`."""
+        """A table for people; silent with `--json`.
+
+        What names a row stands in the first column, and is never broken: people copy it. Cells
+        may come from a device or a server, and are no markup.
+        """
         if self.as_json:
             return
         if title:
@@ -79,9 +90,9 @@ class Shell:
             self.out.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
         table = Table()
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column is columns[0])
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) for cell in row))
         self.out.print(table)
 
     @contextmanager
@@ -112,7 +123,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Json]], Call
         @wraps(function)
         def run(**values: Any) -> None:
             as_json = values.pop("as_json")
-            connection = resolve(values.pop("server"), values.pop("token"), login := values.pop("login"))
+            login = values.pop("login")
+            new = name == LOGIN
+            connection = resolve(values.pop("server"), values.pop("token"), login, may_be_new=new)
             shell = Shell(as_json=as_json, connection=connection, login=login)
             try:
                 document = function(shell, **values)
@@ -148,16 +161,18 @@ def group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
     return made
 
 
+def _console(terminal: bool, environ: Mapping[str, str]) -> Console:
+    """A console as wide as the terminal, or as COLUMNS says; a file or a pipe has no width to fit into."""
+    return Console() if terminal or environ.get("COLUMNS") else Console(width=_WIDE)
+
+
 def report(error: CliError, *, as_json: bool) -> Exit:
     """Tell an error: JSON on standard output, or a line on standard error."""
     if as_json:
         document = {"error": {"code": error.code, "message": str(error), **error.details}}
         print(json.dumps(document, indent=1, sort_keys=True, default=str))
     else:
-        Console(stderr=True).print(f"[red bold]edgewise:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        told = Text.assemble(("edgewise:", "red bold"), " ", str(error))
+        Console(stderr=True).print(told, highlight=False, soft_wrap=True)
     sys.stdout.flush()
     return error.exit
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

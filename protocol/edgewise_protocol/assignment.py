@@ -15,10 +15,10 @@ import msgspec
 from msgspec import Meta
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Targets
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S
+from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S, MAX_MODELS
 from edgewise_protocol.errors import (
     AssignmentError,
     BelowFloorError,
@@ -31,7 +31,15 @@ from edgewise_protocol.errors import (
     WrongDeviceError,
 )
 from edgewise_protocol.manifest import Name, check_major
-from edgewise_protocol.targets import CUSTOM_KEY, DIRECTOR, SignedFile, channel_of, from_target_file, to_target_file
+from edgewise_protocol.targets import (
+    CUSTOM_KEY,
+    DIRECTOR,
+    SignedFile,
+    bundle_path,
+    channel_of,
+    from_target_file,
+    to_target_file,
+)
 
 FLOORS_KEY: Final = "floors"
 """In the targets metadata's `edgewise` field: model name -> lowest version that may be installed."""
@@ -141,7 +149,7 @@ def verify_assignment(
     metadata = parse_targets(data, MAX_ASSIGNMENT_BYTES, "assignment")
     try:
         trusted.verify_delegate(DIRECTOR, metadata.signed_bytes, metadata.signatures)
-    except UnsignedMetadataError as error:
+    except (UnsignedMetadataError, SerializationError) as error:  # the latter: it has no form that could be signed
         raise UnsignedAssignmentError(f"the assignment is not signed by this fleet's director: {error}") from error
     except ValueError as error:
         raise UnsignedAssignmentError("the trusted targets metadata delegate to no director") from error
@@ -163,21 +171,37 @@ def verify_assignment(
     for file in bundles:
         if body.channel != channel or channel_of(file.path) != channel:
             raise WrongChannelError(f"the assignment names {file.path!r}; this device's channel is {channel!r}")
+        _check_path(file, channel)
     if len({file.custom.model for file in bundles}) != len(bundles):
         raise AssignmentError("the assignment names two bundles of one model")
+    if len(bundles) > MAX_MODELS:
+        raise AssignmentError(f"the assignment names {len(bundles)} models; at most {MAX_MODELS} are allowed")
     return Assignment(version=signed.version, expires=signed.expires, body=body, bundles=bundles)
+
+
+def _check_path(file: SignedFile, channel: str) -> None:
+    """What serves stands under its channel; what the `rounds` role signs never does (see `targets`)."""
+    custom = file.custom
+    if custom.kind != "inference" or file.path != bundle_path(channel, custom.model, custom.profile, custom.version):
+        raise AssignmentError(
+            f"the assignment names {file.path!r}, which is not the path of an inference bundle of "
+            f"{custom.model} {custom.version}"
+        )
 
 
 def check_signed_as_named(file: SignedFile, signed: SignedFile | None) -> None:
     """Hold an assigned file against what the bundle's own role signed (mix-and-match, arbitrary bundle).
 
     Raises:
-        UnknownTargetError: no trusted role signed this path, or with another length or digest.
+        UnknownTargetError: no trusted role signed this path, or with another length, digest or custom.
+            The custom counts: the floor is looked up by it.
     """
     if signed is None:
         raise UnknownTargetError(f"no trusted role has signed {file.path!r}")
     if (signed.sha256, signed.length, signed.custom.chunk_index) != (file.sha256, file.length, file.custom.chunk_index):
         raise UnknownTargetError(f"{file.path!r} was signed with another digest than the one assigned")
+    if signed.custom != file.custom:
+        raise UnknownTargetError(f"{file.path!r} was signed as another model or version than the one assigned")
 
 
 def floors(trusted: Targets) -> dict[str, int]:

@@ -35,5 +35,7 @@ MAX_NAME_CHARS: Final = 64
 MAX_TEXT_CHARS: Final = 2_000
 MAX_FEATURES: Final = 256
 """Sketched features of one model."""
+MAX_MODELS: Final = 64
+"""Models that one device runs, and that one assignment names."""
 MAX_BINS: Final = 4_096
 MAX_CONFIRM_WITHIN_S: Final = 30 * 24 * 3600

@@ -8,6 +8,7 @@ digest is checked. Signing and transport are elsewhere.
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
 from collections.abc import Mapping
 from typing import BinaryIO, Final
@@ -19,6 +20,9 @@ from edgewise_protocol.manifest import MANIFEST_FILE, FileEntry, Manifest, decod
 SUFFIX: Final = ".ewb"
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _READ: Final = 1 << 20
+_END: Final = struct.Struct("<4s4H2IH")
+_ZIP64_LOCATOR: Final = 20
+_MAX_DIRECTORY_BYTES: Final = 64 * 1024
 
 
 def file_entry(name: str, data: bytes) -> FileEntry:
@@ -54,6 +58,7 @@ class BundleReader:
 
     def __init__(self, source: BinaryIO) -> None:
         try:
+            _check_directory(source)
             self._archive = zipfile.ZipFile(source, "r")
             members = self._archive.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError) as error:
@@ -102,6 +107,22 @@ class BundleReader:
         for name in self._listed:
             self.read(name)
         return self.manifest
+
+
+def _check_directory(source: BinaryIO) -> None:
+    """Bound the list of members before `zipfile` makes an object of each: a bundle ends with it, uncommented."""
+    source.seek(0, 2)
+    end = source.tell()
+    source.seek(max(0, end - _END.size - _ZIP64_LOCATOR))
+    tail = source.read(_END.size + _ZIP64_LOCATOR)
+    source.seek(0)
+    if len(tail) < _END.size:
+        raise BundleError("this is not a bundle: it is too short")
+    signature, _, _, here, members, size, _, comment = _END.unpack(tail[-_END.size :])
+    if signature != b"PK\x05\x06" or comment or tail[: -_END.size].startswith(b"PK\x06\x07"):
+        raise BundleError("this is not a bundle: it does not end with a plain zip directory")
+    if max(here, members) > MAX_BUNDLE_FILES + 1 or size > _MAX_DIRECTORY_BYTES:
+        raise BundleError(f"the bundle has {members} members; at most {MAX_BUNDLE_FILES + 1} are allowed")
 
 
 def sha256_of(source: BinaryIO) -> tuple[str, int]:

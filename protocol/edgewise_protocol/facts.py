@@ -31,18 +31,21 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
+_MAX_DIGITS = 18
+
+
 def version_tuple(text: str) -> tuple[int, ...]:
-    """The leading numeric parts of a version: `1.32.0+cpu` is (1, 32, 0)."""
+    """The leading numeric parts of a version: `1.32.0+cpu` is (1, 32, 0). Takes any text: a device says it."""
     parts: list[int] = []
     for part in text.split("+")[0].split("."):
         digits = ""
         for char in part:
-            if not char.isdigit():
+            if char not in "0123456789":
                 break
             digits += char
         if not digits:
             break
-        parts.append(int(digits))
+        parts.append(int(digits[:_MAX_DIGITS]))
     return tuple(parts[:4])
 
 

@@ -21,6 +21,16 @@ from edgewise_protocol.sketches import FeatureSketch
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+WindowCount = Annotated[int, Meta(ge=0, le=2**32)]
+"""Of one window: whoever adds up windows must not overflow."""
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
+Metric = Annotated[float, Meta(ge=-1e12, le=1e12)]
+NoVersion = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A version, or 0 for none."""
+NoSha256 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
+"""A digest, or empty for none."""
+RoleFile = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^/+#\x00]+$")]
+"""What `topics.metadata` takes."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,13 +58,13 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     model: Name
     state: DeploymentState
     since: Seconds
-    active_version: int = 0
+    active_version: NoVersion = 0
     """Version that serves now; 0 when none does."""
-    active_sha256: str = ""
-    target_version: int = 0
+    active_sha256: NoSha256 = ""
+    target_version: NoVersion = 0
     """Version of the assignment that `state` speaks of; 0 when none was assigned."""
-    target_sha256: str = ""
-    previous_version: int = 0
+    target_sha256: NoSha256 = ""
+    previous_version: NoVersion = 0
     error_code: Annotated[str, Meta(max_length=64)] = ""
     error: Text = ""
     self_test: dict[str, float] = {}
@@ -94,12 +104,12 @@ class Event(Streamed, frozen=True, kw_only=True):
 
 class ModelTelemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: Name
-    version: int
-    requests: Count = 0
-    errors: Count = 0
-    latency_p50_ms: float = 0.0
-    latency_p95_ms: float = 0.0
-    latency_max_ms: float = 0.0
+    version: NoVersion
+    requests: WindowCount = 0
+    errors: WindowCount = 0
+    latency_p50_ms: Milliseconds = 0.0
+    latency_p95_ms: Milliseconds = 0.0
+    latency_max_ms: Milliseconds = 0.0
 
 
 class Telemetry(Streamed, frozen=True, kw_only=True):
@@ -121,7 +131,7 @@ class Drift(Streamed, frozen=True, kw_only=True):
     """`dev/{id}/drift`: sketches of one window of one model."""
 
     model: Name
-    version: int
+    version: NoVersion
     window_s: Seconds
     samples: Count
     features: Annotated[dict[str, FeatureSketch], Meta(max_length=MAX_FEATURES)]
@@ -153,7 +163,7 @@ class Want(Message, frozen=True, kw_only=True):
     """`dev/{id}/want`: chunks or metadata that the broker does not have; publish them again."""
 
     blobs: Annotated[tuple[WantedChunks, ...], Meta(max_length=16)] = ()
-    metadata: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    metadata: Annotated[tuple[RoleFile, ...], Meta(max_length=16)] = ()
 
 
 class UpdateReady(Message, frozen=True, kw_only=True):
@@ -166,7 +176,7 @@ class UpdateReady(Message, frozen=True, kw_only=True):
     length: Annotated[int, Meta(ge=1, le=MAX_UPDATE_BYTES)]
     sha256: Sha256
     samples: Annotated[int, Meta(ge=1, le=10**9)]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Metric] = {}
     """`loss_before`, `loss_after`, `accuracy_before`, `accuracy_after`, `steps`, `seconds`."""
     simulated: bool = False
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Targets
+from tuf.api.serialization import SerializationError
 
 from edgewise_protocol.assignment import parse_targets
 from edgewise_protocol.bounds import MAX_OFFER_BYTES
@@ -82,7 +83,7 @@ def verify_offer(data: bytes, trusted: Targets, *, device_id: str, channel: str,
     metadata = parse_targets(data, MAX_OFFER_BYTES, "round offer")
     try:
         trusted.verify_delegate(ROUNDS, metadata.signed_bytes, metadata.signatures)
-    except (UnsignedMetadataError, ValueError) as error:
+    except (UnsignedMetadataError, SerializationError, ValueError) as error:
         raise OfferError(f"the round offer is not signed by this fleet's rounds role: {error}") from error
     try:
         # not strict: numbers that are not whole stand as text

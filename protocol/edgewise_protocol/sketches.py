@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from edgewise_protocol.bounds import MAX_BINS, MAX_DRIFT_BYTES, MAX_FEATURES
 from edgewise_protocol.errors import MalformedError, SketchError
+from edgewise_protocol.kll import check_kll
 
 KLL_K: Final = 200
 KLL_RANK_ERROR: Final = 0.0133
 """Normalized rank error that DataSketches promises for k = 200, single-sided, 99 % confidence."""
 _MAX_KLL_CHARS: Final = 64_000
+_Counted = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class FeatureSketch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,12 +36,12 @@ class FeatureSketch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     kind: str
     """`numeric` or `categorical`."""
-    counts: Annotated[tuple[int, ...], Meta(min_length=1, max_length=MAX_BINS)]
+    counts: Annotated[tuple[_Counted, ...], Meta(min_length=1, max_length=MAX_BINS)]
     edges: Annotated[tuple[float, ...], Meta(max_length=MAX_BINS)] = ()
     minimum: float = 0.0
     maximum: float = 0.0
     mean: float = 0.0
-    not_finite: Annotated[int, Meta(ge=0)] = 0
+    not_finite: _Counted = 0
     """NaN and values beyond the range of float32, which no bin counts."""
     kll: Annotated[str, Meta(max_length=_MAX_KLL_CHARS)] = ""
     """Base64 of a serialized KLL floats sketch, or empty."""
@@ -162,7 +164,9 @@ def load_kll(text: str) -> Any:
     from datasketches import kll_floats_sketch
 
     try:
-        return kll_floats_sketch.deserialize(base64.b64decode(text, validate=True))
+        data = base64.b64decode(text, validate=True)
+        check_kll(data, KLL_K)
+        return kll_floats_sketch.deserialize(data)
     except (ValueError, RuntimeError, IndexError, MemoryError) as error:
         raise SketchError(f"not a KLL sketch: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from edgewise_agent.__main__ import main
+from edgewise_agent.identity.facts import detect
 from edgewise_agent.identity.identity import load_identity
 from edgewise_protocol.enrolment import BrokerAddress, EnrolmentFile, EnrolRequest, EnrolResponse
 
@@ -166,3 +168,20 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "empty/agent.toml").write_text("http_prot = 1")
     assert main(["run", "--state", str(tmp_path / "empty")]) == 2
     assert "http_prot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tree", "board", "compatible"),
+    [
+        ("", "", (platform.machine().replace("_", "-"),)),
+        ("", "x86-64-vnni", ("x86-64-vnni",)),
+        ("raspberrypi,5-model-b\0brcm,bcm2712\0", "", ("raspberrypi,5-model-b", "brcm,bcm2712")),
+    ],
+)
+def test_a_machine_without_a_device_tree_is_named_after_its_processor(
+    tree: str, board: str, compatible: tuple[str, ...], tmp_path: Path
+) -> None:
+    if tree:
+        (tmp_path / "proc/device-tree").mkdir(parents=True)
+        (tmp_path / "proc/device-tree/compatible").write_text(tree)
+    assert detect(tmp_path, {}, board=board, root=tmp_path).compatible == compatible

@@ -32,10 +32,13 @@ def process_state(tmp_path: Path, voice: Any, mosquitto: Any, enrol_here: Callab
 
 
 @contextmanager
-def agent_process(state: Path, *, probation: float = 0.2) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def agent_process(
+    state: Path, *, probation: float = 0.2, folder: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     (state / "agent.toml").write_text(SETTINGS.format(probation=probation))
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgewise_agent", "run", "--state", str(state)],
+        [sys.executable, "-m", "edgewise_agent", "run", "--state", str(state.relative_to(folder) if folder else state)],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,6 +69,14 @@ def test_sigterm_stops_cleanly_with_a_farewell(voice: Any, process_state: Path, 
         assert process.returncode == 0
         assert "token" not in said.lower() and "Traceback" not in said
         voice.wait("status", lambda s: not s.online and s.session == birth.session and s.at > 0, "a farewell")
+
+
+def test_a_relative_state_folder_is_found_by_the_self_test_too(voice: Any, process_state: Path, simulator: Any) -> None:
+    file, data = simulator.make_bundle(1)
+    voice.release(file, data)
+    with agent_process(process_state, folder=process_state.parent):
+        voice.assign((file,), 1)
+        voice.wait_model("committed", 1)
 
 
 def test_a_killed_agent_resumes_and_a_model_that_kills_it_again_and_again_is_rolled_back(

@@ -183,3 +183,13 @@ def test_a_channel_can_be_added_and_opt_in(
     assert set(fetched.document["roles"]) == {"root", "targets", "rounds", "auto/lab", "auto/canary"}
     assert fleet.versions["targets"] == 2
     assert edgewise("keys", "add-channel", keys, "canary:auto").status == 1
+
+
+def test_no_device_is_enrolled_for_good_into_a_mistyped_channel(
+    keys: Path, fleet: Any, edgewise: Callable[..., Any], tmp_path: Path
+) -> None:
+    refused = edgewise("device", "enrol-file", "--channel", "lba", "--keys", keys, "--out", tmp_path / "e.json")
+    assert refused.status == 2
+    assert "lab, production" in refused.err
+    assert ("POST", "/enrolments") not in fleet.asked
+    assert not (tmp_path / "e.json").exists()

@@ -54,6 +54,11 @@ def a_file(path: str = "lab/digits/x86-64/3.ewb", kind: str = "inference", versi
     return SignedFile(path=path, length=10, sha256="a" * 64, custom=custom)
 
 
+def a_model(n: int) -> SignedFile:
+    file = a_file(f"lab/m{n}/x86-64/3.ewb")
+    return msgspec.structs.replace(file, custom=msgspec.structs.replace(file.custom, model=f"m{n}"))
+
+
 def assignment(
     device: str = "dev-1",
     channel: str = "lab",
@@ -92,6 +97,10 @@ def test_a_good_assignment_is_accepted_again_and_again() -> None:
         (assignment(channel="production"), WrongChannelError),
         (assignment(files=(a_file("production/digits/x86-64/3.ewb"),)), WrongChannelError),
         (assignment(files=(a_file(), a_file("lab/digits/other/3.ewb"))), AssignmentError),
+        (assignment(files=(a_file("rounds/lab/digits/3.ewb"),)), AssignmentError),
+        (assignment(files=(a_file("lab/digits/x86-64/3.ewb", kind="training"),)), AssignmentError),
+        (assignment(files=(a_file("lab/digits/x86-64/3.ewb", version=4),)), AssignmentError),
+        (assignment(files=tuple(a_model(n) for n in range(65))), AssignmentError),
         (b"{}", MalformedError),
         (b"[" * 60_000, MalformedError),
         (b" " * 70_000, MalformedError),
@@ -108,6 +117,18 @@ def test_a_changed_signed_field_is_unsigned() -> None:
     raw["signed"]["version"] = 9
     with pytest.raises(UnsignedAssignmentError):
         verify(msgspec.json.encode(raw))
+
+
+def test_what_has_no_form_that_could_be_signed_is_unsigned() -> None:
+    """Canonical JSON knows no floats: python-tuf fails before it comes to the signatures."""
+    raw = msgspec.json.decode(assignment())
+    raw["signed"]["any"] = 0.5
+    with pytest.raises(UnsignedAssignmentError):
+        verify(msgspec.json.encode(raw))
+    raw = msgspec.json.decode(offer())
+    raw["signed"]["any"] = 0.5
+    with pytest.raises(OfferError):
+        verify_offer(msgspec.json.encode(raw), trusted(), device_id="dev-1", channel="lab", now=NOW)
 
 
 def test_an_expired_assignment_may_still_revert() -> None:
@@ -128,6 +149,8 @@ def test_a_file_must_be_signed_as_it_was_assigned() -> None:
         check_signed_as_named(a_file(), None)
     with pytest.raises(UnknownTargetError, match="another digest"):
         check_signed_as_named(a_file(), msgspec.structs.replace(a_file(), sha256="c" * 64))
+    with pytest.raises(UnknownTargetError, match="another model or version"):
+        check_signed_as_named(a_file(version=9), a_file())
 
 
 def test_the_signed_floor_holds_whoever_assigns() -> None:
@@ -144,7 +167,7 @@ def test_any_bytes_are_refused_with_our_error(data: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )

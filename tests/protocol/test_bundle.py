@@ -153,3 +153,23 @@ def test_chunks_are_verified_one_by_one(length: int) -> None:
         ChunkIndex(raw + b"x", sha256=index_sha, file_sha256=digest, file_length=size)
     with pytest.raises(BundleDigestError):
         ChunkIndex(raw, sha256=index_sha, file_sha256=digest, file_length=size + 2 * CHUNK_BYTES)
+
+
+def test_a_long_directory_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the directory was read")
+
+    packed_before, out = packed(), io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for n in range(100):
+            archive.writestr(f"f{n}", b"")
+    monkeypatch.setattr(zipfile, "ZipFile", read)
+    with pytest.raises(BundleError, match="100 members"):
+        BundleReader(io.BytesIO(out.getvalue()))
+    for data in (
+        packed_before + b"comment",
+        b"PK",
+        out.getvalue()[:-22] + b"PK\x06\x07" + bytes(16) + packed_before[-22:],
+    ):
+        with pytest.raises(BundleError):
+            BundleReader(io.BytesIO(data))

@@ -116,3 +116,32 @@ def test_versions_compare_by_their_numbers() -> None:
     assert version_tuple("1.32.0+cpu") == (1, 32, 0)
     assert version_tuple("2.10rc1") > version_tuple("2.9")
     assert version_tuple("") == ()
+
+
+def counted(field: bytes) -> bytes:
+    return b'{"stream":"s","seq":1,"at":1,"window_s":1,"models":[{"model":"m",' + field + b"}]}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Want, b'{"metadata":["a/b"]}'),
+        (Want, b'{"metadata":[""]}'),
+        (
+            Reported,
+            b'{"at":1,"assignment_version":1,"models":[{"model":"m","state":"idle","since":1,"active_sha256":"x"}]}',
+        ),
+        (Telemetry, counted(b'"version":9223372036854775808')),
+        (Telemetry, counted(b'"version":1,"requests":9007199254740991')),
+        (Telemetry, counted(b'"version":1,"latency_p95_ms":1e308')),
+        (UpdateReady, b'{"round_id":"r","length":1,"sha256":"%b","samples":1,"metrics":{"a":1e308}}' % (b"a" * 64)),
+    ],
+)
+def test_what_the_server_could_not_store_or_add_up_is_refused(kind: type[Message], data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode(kind, data)
+
+
+@given(st.text(max_size=30) | st.just("9" * 5000) | st.just("1.\u00b2"))
+def test_any_text_is_a_version(text: str) -> None:
+    assert all(part >= 0 for part in version_tuple(text))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import msgspec
 import numpy as np
 import pytest
@@ -114,3 +116,53 @@ def test_features_of_any_input_have_one_value_a_sample(x: np.ndarray) -> None:
         assert values.shape == (x.shape[0],)
     for values in output_features(x, "classification").values():
         assert values.shape == (x.shape[0],)
+
+
+def kll_of(values: int) -> bytes:
+    from datasketches import kll_floats_sketch
+
+    sketch = kll_floats_sketch(200)
+    sketch.update(np.linspace(-1, 1, values, dtype=np.float32))
+    return bytes(sketch.serialize())
+
+
+@pytest.mark.parametrize("values", [1, 2, 199, 200, 201, 1_000, 100_000])
+def test_a_kll_sketch_is_taken(values: int) -> None:
+    assert load_kll(base64.b64encode(kll_of(values)).decode()).n == values
+
+
+@pytest.mark.parametrize(
+    ("at", "forged"),
+    [
+        (0, b"\x02"),  # another preamble
+        (3, b"\x01"),  # empty
+        (4, b"\xff\xff"),  # a larger k
+        (8, b"\xff" * 8),  # more items than there are
+        (18, b"\xff"),  # more levels
+        (20, b"\xff\xff\xff\x7f"),  # a level that begins beyond the end: read, it ends the process
+        (24, b"\x00\x00\x00\x00"),  # levels out of order
+        (40, b"\x00\x00\xc0\x7f"),  # NaN
+    ],
+)
+def test_a_forged_kll_sketch_never_reaches_the_native_reader(at: int, forged: bytes) -> None:
+    data = bytearray(kll_of(1_000))
+    data[at : at + len(forged)] = forged
+    with pytest.raises(SketchError):
+        load_kll(base64.b64encode(data).decode())
+
+
+@given(st.data())
+def test_a_damaged_kll_sketch_is_refused_or_can_be_asked(data: st.DataObject) -> None:
+    raw = bytearray(kll_of(data.draw(st.sampled_from([1, 50, 1_000]))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, min(40, len(raw) - 1)))] = data.draw(st.integers(0, 255))
+    try:
+        sketch = load_kll(base64.b64encode(raw).decode())
+    except SketchError:
+        return
+    assert np.isfinite(np.asarray(sketch.get_quantiles([0.0, 0.5, 1.0]))).all()
+
+
+def test_a_count_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"kind":"categorical","counts":[1' + b"0" * 400 + b"]}", type=FeatureSketch)

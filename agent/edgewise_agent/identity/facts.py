@@ -32,7 +32,9 @@ def detect(
     if simulated_board:
         compatible: tuple[str, ...] = (simulated_board,)
     else:
-        compatible = (*((board,) if board else ()), *device_tree(root))
+        # A machine without a device tree, as an x86-64 one, is named after its processor.
+        named = (*((board,) if board else ()), *device_tree(root))
+        compatible = named or (platform.machine().replace("_", "-"),)
     return DeviceFacts(
         machine=platform.machine(),
         compatible=compatible,

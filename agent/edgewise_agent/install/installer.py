@@ -169,13 +169,20 @@ class Installer:
             except StorageError as error:
                 # Nothing may be done that is not on the disk first: wait, and try the same again.
                 log.error("the state cannot be written", extra={"reason": str(error)})
-                with self._change:
-                    self._change.wait_for(lambda: self._stopping, self._config.retry_min_s)
+                self._pause()
+            except Exception:
+                # Without this thread nothing is rolled back any more: it must outlive any defect.
+                log.exception("the installer failed for a reason of its own")
+                self._pause()
         for name in list(self._state.models):
             try:
                 self._apply(name, Stopped(at=time.time()))
             except StorageError as error:
                 log.error("the state cannot be written", extra={"reason": str(error)})
+
+    def _pause(self) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self._stopping, self._config.retry_min_s)
 
     def _urgent(self) -> bool:
         return bool(self._posted) or self._hint is not None

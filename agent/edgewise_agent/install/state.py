@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
+from edgewise_protocol.bounds import MAX_MODELS
 from edgewise_protocol.deployment import DeploymentState
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.manifest import Name, Sha256, Version, check_major
@@ -16,7 +17,6 @@ from edgewise_agent.durable import write_atomic
 from edgewise_agent.errors import StateError
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
-_MAX_MODELS: Final = 64
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class InstallState(msgspec.Struct, frozen=True, kw_only=True):
     assignment_version: int = 0
     """Newest assignment accepted; an older one never is."""
     deployment: str = "none"
-    models: Annotated[dict[str, ModelState], Meta(max_length=_MAX_MODELS)] = {}
+    models: Annotated[dict[str, ModelState], Meta(max_length=MAX_MODELS)] = {}
     error_code: str = ""
     """Why the newest assignment was refused, if it was."""
     error: str = ""

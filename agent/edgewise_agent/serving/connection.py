@@ -93,10 +93,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._state == "deaf":
             return
-        before = self._completed
+        before, body = self._completed, self._body_size
         self._feed(data)
-        if self._state == "head" and self._completed == before:
-            # The parser keeps an unfinished header to itself, however long it grows.
+        if self._state in ("head", "body") and self._completed == before and self._body_size == body:
+            # The parser keeps an unfinished header or trailer to itself, however long it grows.
             self._head_fed += len(data)
             if self._head_fed > self._limits.head_bytes:
                 self._refuse(431, f"the request's head has more than {self._limits.head_bytes} bytes")
@@ -131,6 +131,8 @@ class Connection(asyncio.Protocol):
         self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._state == "body":
+            return  # a trailer: nothing here asks for one, and it must not pass for a header
         self._head_size += len(name) + len(value) + 4
         self._header_count += 1
         if self._header_count <= self._limits.headers:
@@ -143,6 +145,7 @@ class Connection(asyncio.Protocol):
             return
         limits = self._limits
         self._state = "body"
+        self._head_fed = 0
         self._read_deadline = self._loop.time() + limits.receive_s
         if self._head_size > limits.head_bytes or self._header_count > limits.headers:
             self._refuse(431, f"the request's head has more than {limits.head_bytes} bytes or {limits.headers} headers")
@@ -157,6 +160,7 @@ class Connection(asyncio.Protocol):
         if self._state == "deaf":
             return
         self._body_size += len(body)
+        self._head_fed = 0
         self._read_deadline += len(body) / self._limits.slowest_bytes_s
         if self._body_size > self._limits.body_bytes:
             self._refuse(413, f"the body has more than {self._limits.body_bytes} bytes")

@@ -102,16 +102,18 @@ class RetainedReader:
     def _await_answer(self) -> None:
         with self._change:
             heard, quiet_until = self._heard, time.monotonic() + self._silence_s
+            # Chatter is not silence, but it must not hold up the caller either: it may be the installer.
+            latest = time.monotonic() + self._silence_s * (len(self._wanted) + 1)
             while not (self._complete or len(self._found) == len(self._wanted)):
                 if self._broken or not self._link.online:
                     raise SessionError("the connection broke while retained messages were awaited")
                 self._change.wait(max(0.0, quiet_until - time.monotonic()))
                 if heard != self._heard:
-                    heard, quiet_until = self._heard, time.monotonic() + self._silence_s
+                    heard, quiet_until = self._heard, min(latest, time.monotonic() + self._silence_s)
                 elif time.monotonic() >= quiet_until:
                     # A late sentinel of this request would be taken for the next one's: start afresh.
                     self._link.reconnect("no answer to a request for retained messages")
-                    raise FetchTimeoutError(f"the broker was silent for {self._silence_s:g} s")
+                    raise FetchTimeoutError(f"the broker did not answer within {self._silence_s:g} s a message")
 
     def _await_publication(self, ask: Callable[[list[str]], None], wait_s: float, give_up: Callable[[], bool]) -> None:
         with self._change:

@@ -290,6 +290,9 @@ class Session:
             self._on_message(message.topic, bytes(message.payload))
         except (AgentError, ProtocolError) as error:
             log.warning("a message was refused", extra={"topic": message.topic[:200], "reason": str(error)})
+        except Exception:
+            # paho would end its thread, and the connection with it, without a word: for good.
+            log.exception("a message could not be handled")
 
     def _farewell(self, session: str) -> None:
         client = self._client

@@ -90,9 +90,9 @@ class Store:
     # -- bundles ---------------------------------------------------------------------------
 
     def has(self, file: SignedFile) -> bool:
-        """Whether this very bundle was verified, under this path, and is here."""
+        """Whether this very bundle was verified, as it is named here, and is in the store."""
         try:
-            return self._record(file.sha256).file.path == file.path
+            return self._record(file.sha256).file == file
         except (BundleError, OSError):
             return False
 

@@ -11,13 +11,17 @@ from edgewise_protocol.enrolment import decode_enrolment
 
 from edgewise_cli import files
 from edgewise_cli.client import segment
-from edgewise_cli.errors import RefusedError, TimedOutError
+from edgewise_cli.errors import RefusedError, TimedOutError, UsageError
+from edgewise_cli.keys.delegations import channels
 from edgewise_cli.keys.folder import open_folder
 from edgewise_cli.shell import Json, Shell, command
 from edgewise_cli.times import readable
+from edgewise_cli.trust.repository import FOLDER, Repository
 from edgewise_cli.waiting import wait_for
 
 app = typer.Typer(help="Devices: enrol, list, show, revoke, replace.", no_args_is_help=True)
+
+_MAX_DEVICES = 100_000
 
 Id = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write the enrolment file (mode 0600).", show_default=False)]
@@ -47,6 +51,8 @@ def _write_enrolment(
     shell: Shell, channel: str, groups: list[str], name: str | None, expires_in: int, out: Path, keys: Path | None
 ) -> Json:
     body = {"channel": channel, "groups": groups, "expires_in_s": expires_in, **({"name": name} if name else {})}
+    if keys is not None:
+        _check_channel(shell, keys, channel)
     made = shell.client.post("/enrolments", body)
     if keys is not None:
         folder = open_folder(keys, "offline")
@@ -61,25 +67,36 @@ def _write_enrolment(
     return {"file": str(out), "id": made.get("id"), "name": name, "channel": channel, "groups": groups}
 
 
+def _pages(shell: Shell, limit: int, **filters: str | None) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    after: str | None = None
+    while len(items) < limit:
+        page = shell.client.get("/devices", **filters, limit=min(200, limit - len(items)), after=after)
+        items += page["items"]
+        after = page.get("next")
+        if after is None or not page["items"]:
+            break
+    return items
+
+
+def _check_channel(shell: Shell, keys: Path, channel: str) -> None:
+    """A device keeps its channel for good, so a mistyped one is refused before it has a device."""
+    folder = open_folder(keys, "offline")
+    known = channels(Repository(shell.client, folder.path / FOLDER, folder.root()).targets().signed)
+    if channel not in known:
+        raise UsageError(f"the channel {channel!r} is not one of this fleet's: {', '.join(sorted(known))}")
+
+
 @command(app, "list")
 def list_devices(
     shell: Shell,
     group: Annotated[str | None, typer.Option(help="Only devices of this group.")] = None,
     channel: Annotated[str | None, typer.Option(help="Only devices of this channel.")] = None,
     q: Annotated[str | None, typer.Option("--query", help="Only devices that a query matches.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000)] = 1000,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=_MAX_DEVICES)] = 1000,
 ) -> Json:
     """List devices: what they are, whether they are online, what serves on them."""
-    items: list[dict[str, Any]] = []
-    after: str | None = None
-    while len(items) < limit:
-        page = shell.client.get(
-            "/devices", group=group, channel=channel, q=q, limit=min(200, limit - len(items)), after=after
-        )
-        items += page["items"]
-        after = page.get("next")
-        if after is None or not page["items"]:
-            break
+    items = _pages(shell, limit, group=group, channel=channel, q=q)
     rows = []
     for d in items:
         state = "revoked" if d.get("revoked_at") else "online" if d["online"] else "offline"
@@ -109,7 +126,7 @@ def wait(
     """Wait until devices are online."""
 
     def missing() -> list[str]:
-        online = {d["id"] for d in shell.client.get("/devices", limit=200)["items"] if d["online"]}
+        online = {d["id"] for d in _pages(shell, _MAX_DEVICES) if d["online"]}
         return [d for d in device if d not in online]
 
     try:
@@ -139,5 +156,7 @@ def replace(
     """Give a device's place to new hardware: revoke and remove it, and write an enrolment file for the same id."""
     old = shell.client.get(f"/devices/{segment(device)}")
     groups = [g for g in old.get("groups", []) if g != "all"]
+    if keys is not None:
+        open_folder(keys, "offline")  # before anything is removed
     shell.client.delete(f"/devices/{segment(device)}")
     return _write_enrolment(shell, old["channel"], groups, device, expires_in, out, keys)

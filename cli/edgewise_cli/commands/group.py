@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from edgewise_protocol.errors import TopicError
+from edgewise_protocol.names import check_name
 
 from edgewise_cli.client import segment
+from edgewise_cli.errors import UsageError
 from edgewise_cli.shell import Json, Shell, command
 
 app = typer.Typer(help="Groups of devices: by name, or by query.", no_args_is_help=True)
@@ -20,10 +23,14 @@ def create(
     shell: Shell,
     group: Name,
     query: Annotated[
-        str | None, typer.Option(help="e.g. 'machine == aarch64 and memory_mib >= 2048'; else static.")
+        str | None, typer.Option(help="e.g. 'compatible == raspberry-pi-5 and memory_mib >= 2048'; else static.")
     ] = None,
 ) -> Json:
     """Make a group."""
+    try:
+        check_name(group, "group")
+    except TopicError as error:
+        raise UsageError(str(error)) from error
     made: Json = shell.client.post("/groups", {"name": group, **({"query": query} if query else {})})
     shell.say(f"group {group}: {made['members']} member(s)")
     return made

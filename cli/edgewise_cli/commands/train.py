@@ -95,7 +95,6 @@ def _table(shell: Shell, bundles: list[Json]) -> None:
         rows.append(
             [
                 b["profile"],
-                b["engine"],
                 f"{b['format']} {b['precision']}",
                 f"{b['model_size_bytes'] / 1024:.1f}",
                 "-" if b["accuracy"] is None else f"{100 * b['accuracy']:.2f} %",
@@ -106,7 +105,7 @@ def _table(shell: Shell, bundles: list[Json]) -> None:
         )
     shell.table(
         "Bundles",
-        ["profile", "engine", "form", "model KiB", "accuracy", "points to float", "latency ms", "verdict"],
+        ["profile", "form", "KiB", "accuracy", "points to float", "latency ms", "verdict"],
         rows,
     )
 

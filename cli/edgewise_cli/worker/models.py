@@ -14,10 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from edgewise_cli.commands.profiles import load as load_profile
-from edgewise_cli.errors import NotInstalledError, RefusedError, UsageError
+from edgewise_cli.errors import FilesError, NotInstalledError, RefusedError, UsageError
 from edgewise_cli.installed import need
 
 _USAGE: Final = frozenset({"config", "factory", "run-exists"})
+_FILES: Final = frozenset({"run-damaged"})
 _MISSING: Final = frozenset({"missing-extra", "converter-missing-extra"})
 
 Progress = Callable[[str, float | None], None]
@@ -150,9 +151,9 @@ def _converter_errors() -> Iterator[None]:
         raise _translated(error) from error
 
 
-def _translated(error: Any) -> UsageError | RefusedError | NotInstalledError:
+def _translated(error: Any) -> UsageError | RefusedError | NotInstalledError | FilesError:
     code = str(error.code)
     if code in _MISSING:
         return NotInstalledError(str(error))
-    kind = UsageError if code in _USAGE else RefusedError
+    kind = UsageError if code in _USAGE else FilesError if code in _FILES else RefusedError
     return kind(str(error), code=code)

@@ -79,6 +79,7 @@ class RolloutCounts(BaseModel):
     failed: int
     reverted: int
     offline: int
+    unfit: int = Field(description="devices of the group that are online, and that no bundle of the version fits")
 
 
 class RolloutDeviceOut(BaseModel):

@@ -107,7 +107,12 @@ def _detail(session: Session, rollout: Rollout) -> RolloutDetail:
     counts = rollouts.counts(session, rollout.id)
     return RolloutDetail(
         **_summary(rollout).model_dump(),
-        counts=RolloutCounts(cohort=len(cohort(facts)), offline=sum(not fact.online for fact in facts), **counts),
+        counts=RolloutCounts(
+            cohort=len(cohort(facts)),
+            offline=sum(not fact.online for fact in facts),
+            unfit=sum(fact.online and not fact.available for fact in facts),
+            **counts,
+        ),
         devices=[_device(row) for row in rollouts.exposed(session, rollout.id)],
         history=[
             DecisionOut(at=at(row.at), kind=row.kind, device_id=row.device_id, actor=row.actor, reason=row.reason)

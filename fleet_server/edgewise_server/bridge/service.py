@@ -38,6 +38,9 @@ FIRST_RETRY_S: Final = 0.2
 LAST_RETRY_S: Final = 10.0
 STOP_S: Final = 15.0
 
+_UNSTORABLE: Final = (DataError, IntegrityError, ProtocolError, ArithmeticError, ValueError, TypeError, LookupError)
+"""What a message itself can cause; whatever else goes wrong is not its fault, and it comes again."""
+
 log = logging.getLogger(__name__)
 
 
@@ -134,7 +137,7 @@ class Bridge:
         items = [item for packet in packets if (item := self._sort(packet)) is not None]
         try:
             answers = self._commit(items)
-        except (DataError, IntegrityError):
+        except _UNSTORABLE:
             answers = self._commit_one_by_one(items)
         connection.acknowledge(packets)
         for device_id, ack in answers:
@@ -159,14 +162,14 @@ class Bridge:
         return answers
 
     def _commit_one_by_one(self, items: list[Item]) -> Answers:
-        """After the database refused a batch: give up what it refuses alone, so that the rest is not held up."""
+        """After a batch could not be stored: give up what cannot be stored alone, so that the rest is not held up."""
         answers: Answers = []
         for item in items:
             try:
                 answers += self._commit([item])
-            except (DataError, IntegrityError) as error:
+            except _UNSTORABLE as error:
                 self._refused += 1
-                log.warning("the database refuses a message of %s: %s", item.device_id, str(error.orig)[:300])
+                log.warning("a message of %s cannot be stored: %s", item.device_id, str(error)[:300])
         return answers
 
     def _sort(self, packet: Packet) -> Item | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from edgewise_protocol.errors import SketchError
 from edgewise_protocol.sketches import FeatureSketch, load_kll
 from numpy.typing import NDArray
 
@@ -52,8 +53,11 @@ def ks_kll(window: FeatureSketch, reference: FeatureSketch) -> float:
     """
     a, b = load_kll(window.kll), load_kll(reference.kll)
     ranks = np.linspace(0, 1, _KLL_POINTS)
-    points = np.unique(np.concatenate([_quantiles(a, ranks), _quantiles(b, ranks)]))
-    cdf_a, cdf_b = np.asarray(a.get_cdf(points)), np.asarray(b.get_cdf(points))
+    try:
+        points = np.unique(np.concatenate([_quantiles(a, ranks), _quantiles(b, ranks)]))
+        cdf_a, cdf_b = np.asarray(a.get_cdf(points)), np.asarray(b.get_cdf(points))
+    except (ValueError, RuntimeError) as error:
+        raise SketchError(f"a KLL sketch cannot be asked: {error}") from error
     return float(np.abs(cdf_a - cdf_b).max())
 
 

@@ -117,6 +117,10 @@ class Orchestrator:
         except ServerError as error:
             log.warning("a step failed and is tried again: %s (%s)", error, error.code)
             return None
+        except Exception:
+            # What one device or rollout causes must not keep the fleet from its renewals.
+            log.exception("a step failed and is tried again")
+            return None
 
     def _hold(self, session: Session, now: float) -> None:
         leases.hold(session, LEASE, self._holder, now, self._context.settings.lease_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 from edgewise_protocol.assignment import AssignmentBody, check_floor, check_signed_as_named
-from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S
+from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S, MAX_MODELS
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.names import check_name
 from edgewise_protocol.targets import SignedFile, channel_of
@@ -92,6 +92,8 @@ class Director:
 def _check_bundles(session: Session, trusted: TrustedSet, device: Device, bundles: tuple[SignedFile, ...]) -> None:
     if len({file.custom.model for file in bundles}) != len(bundles):
         raise DirectorError("an assignment names one bundle per model")
+    if len(bundles) > MAX_MODELS:
+        raise DirectorError(f"an assignment names at most {MAX_MODELS} models, not {len(bundles)}")
     for file in bundles:
         if file.custom.kind != registry.INFERENCE:
             raise DirectorError(f"{file.path} is not an inference bundle")

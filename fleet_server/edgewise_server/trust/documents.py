@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from edgewise_protocol.bounds import MAX_METADATA_BYTES, MAX_ROOT_BYTES
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from edgewise_server.errors import ExpiredError, InvalidError, TrustError, UnsignedError
@@ -96,7 +96,7 @@ def check_signed(parent: Root | Targets, role: str, metadata: Metadata[Any]) -> 
     """Raise `UnsignedError` unless `metadata` are signed as `parent` demands of `role`."""
     try:
         parent.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except UnsignedMetadataError as error:
+    except (UnsignedMetadataError, SerializationError) as error:  # the latter: no form that could be signed
         raise UnsignedError(f"the {role} metadata are not signed as they must be: {error}") from error
     except ValueError as error:
         raise UnsignedError(f"no trusted metadata delegate to the role {role!r}") from error

@@ -125,7 +125,7 @@ def test_a_bundle_whose_digest_is_not_the_signed_one(serving: Any, voice: Any, s
 
 def test_a_bundle_of_another_version_than_signed(serving: Any, voice: Any, simulator: Any) -> None:
     file, data = simulator.make_bundle(2)
-    lie = replace(file, custom=replace(file.custom, version=3))
+    lie = replace(file, custom=replace(file.custom, version=3), path=file.path.replace("2.ewb", "3.ewb"))
     voice.release(lie, data)
     voice.assign((lie,), 6)
     assert voice.wait_model("failed", 3, error_code="bundle-mismatch").active_version == 1
@@ -259,3 +259,60 @@ def test_a_refusal_is_forgotten_when_a_good_assignment_comes(
     voice.forget()
     voice.assign((prepared.first,), 7)
     voice.wait("reported", lambda r: r.assignment_version == 7 and not r.error_code, "assignment 7")
+
+
+def test_an_assignment_that_cannot_be_signed_at_all(
+    serving: Any, prepared: Prepared, voice: Any, simulator: Any
+) -> None:
+    """Found in review: a float in it ended the installer's thread, and with it rollback and every later update."""
+    document = (
+        b'{"signatures":[],"signed":{"_type":"targets","spec_version":"1.0.31","version":9,'
+        b'"expires":"2099-01-01T00:00:00Z","targets":{},"any":0.5}}'
+    )
+    voice.send_assignment(document)
+    voice.wait_refusal("assignment-unsigned")
+    file, data = simulator.make_bundle(2)
+    voice.release(file, data)
+    voice.assign((file,), 6)
+    voice.wait_model("committed", 2)
+    voice.forget()
+    voice.assign((prepared.first,), 7)
+    voice.wait_model("committed", 1)
+
+
+def test_an_installed_bundle_below_the_floor_under_another_version(
+    serving: Any, prepared: Prepared, voice: Any, simulator: Any
+) -> None:
+    """The floor is looked up by what was signed, not by what a stolen director says of the bundle."""
+    voice.repository.targets.signed.unrecognized_fields["edgewise"] = {"floors": {simulator.MODEL: 3}}
+    voice.publish_metadata()
+    custom = replace(prepared.first.custom, version=9)
+    voice.assign((replace(prepared.first, custom=custom, path=prepared.first.path.replace("1.ewb", "9.ewb")),), 6)
+    voice.wait_refusal("assignment-unknown-target")
+    voice.assign((replace(prepared.first, custom=custom),), 7)
+    voice.wait_refusal("assignment")
+
+
+def test_a_bundle_that_the_rounds_role_signed(serving: Any, voice: Any, simulator: Any) -> None:
+    """What trains is never served, though its path names the channel."""
+    file, data = simulator.make_bundle(2)
+    trained = replace(file, path=f"rounds/lab/{simulator.MODEL}/2.ewb")
+    voice.release(trained, data)
+    voice.assign((trained,), 6)
+    voice.wait_refusal("assignment")
+
+
+def test_the_installer_outlives_a_defect(serving: Any, voice: Any, simulator: Any) -> None:
+    look, failed = serving.agent._gate.assignment, threading.Event()
+
+    def fail_once(data: bytes, accepted: int) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError
+        return look(data, accepted)
+
+    serving.agent._gate.assignment = fail_once
+    voice.assign((), 6, signer="")
+    assert failed.wait(10)
+    voice.assign((), 7, signer="")
+    voice.wait_refusal("assignment-unsigned")

@@ -393,3 +393,19 @@ def test_no_request_fails_while_a_model_is_replaced(models: Any, connect: Any) -
     assert problems == []
     assert {version for version, _ in seen} >= set(range(2, 10))
     assert all(value == 2.0 * version for version, value in seen)
+
+
+def test_trailers_are_no_headers_and_are_bounded(connect: Any) -> None:
+    body = infer_body(1.0, 2.0, 3.0)
+    head = f"POST {INFER} HTTP/1.1\r\nhost: d\r\ntransfer-encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
+    client = connect()
+    client.send(head + body + b"\r\n0\r\ninference-header-content-length: 0\r\n\r\n")
+    assert client.response()[0] == 200
+    client = connect()
+    client.send(head + body + b"\r\n0\r\nx-endless: ")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(64):
+            client.send(b"x" * 65_536)
+            time.sleep(0.001)
+    with contextlib.suppress(ConnectionResetError):
+        assert client.response()[0] == 431

@@ -170,3 +170,22 @@ def test_the_brokers_certificate_and_the_devices_are_both_checked(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def test_a_callback_that_fails_does_not_end_the_connection(broker_port: int, simulator: Any) -> None:
+    voice = simulator.FleetVoice(broker_port, "device-1")
+    try:
+        with Link(broker_port) as link:
+            handled = threading.Event()
+
+            def handle(_topic: str, payload: bytes) -> None:
+                if payload == b"bad":
+                    raise ZeroDivisionError
+                handled.set()
+
+            link.session._on_message = handle
+            voice.publish(topics.device("device-1", "assignment"), b"bad")
+            voice.publish(topics.device("device-1", "assignment"), b"good")
+            assert handled.wait(10)
+    finally:
+        voice.close()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
+import pytest
+from edgewise_agent.errors import FetchTimeoutError
 from edgewise_agent.session import core
+from edgewise_agent.session.retained import RetainedReader
+from edgewise_protocol import topics
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,3 +97,37 @@ def test_any_events_keep_one_connection_and_tell_the_truth(order: list[Any]) -> 
                     assert 0.0 < seconds <= POLICY.maximum
         assert online == (state.phase == "online")
         assert open_ == (state.phase in ("connecting", "subscribing", "online"))
+
+
+def test_a_chatty_broker_does_not_hold_a_reader_up() -> None:
+    """A broker that sends anything but the answer must not keep the installer from rolling back."""
+
+    class Link:
+        online, on_own_thread = True, False
+        gave_up = False
+
+        def subscribe(self, filters: Any) -> int:
+            return 1
+
+        def unsubscribe(self, filters: Any) -> None: ...
+
+        def reconnect(self, reason: str) -> None:
+            self.gave_up = True
+
+    link, ended = Link(), threading.Event()
+    reader = RetainedReader(link, 0.2)
+
+    def chatter() -> None:
+        while not ended.wait(0.02):
+            reader.deliver("ew/1/round/other", b"x")
+
+    thread = threading.Thread(target=chatter)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(FetchTimeoutError):
+            reader.read([topics.metadata("timestamp.json")])
+    finally:
+        ended.set()
+        thread.join()
+    assert time.monotonic() - began < 5 and link.gave_up

@@ -13,6 +13,7 @@ from edgewise_protocol.messages import Event, ModelTelemetry, Reported, Status, 
 from edgewise_server.bridge.service import Bridge
 from edgewise_server.models.devices import Device
 from edgewise_server.models.telemetry import ModelWindow, StoredMessage
+from edgewise_server.services import ingest
 from sqlmodel import func, select
 
 
@@ -192,3 +193,26 @@ def test_a_burst_is_taken_in_batches(bridged: SimpleNamespace) -> None:
     with bridged.context.database.session(read_only=True) as session:
         assert session.exec(select(func.count()).select_from(StoredMessage)).one() == 1500
     assert len(phone.acks) < 750
+
+
+def test_one_poisoned_message_holds_nobody_up(bridged: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found in review: what failed in any other way than in the database came again and again, for ever."""
+    bridged.add_device("d1")
+    bridged.add_device("d2")
+    bridge = bridged.bridge()
+    original = ingest.store
+
+    def store(session: Any, items: Any, *rest: Any) -> Any:
+        for item in items:
+            if item.device_id == "d2":
+                raise OverflowError("Python int too large to convert to SQLite INTEGER")
+        return original(session, items, *rest)
+
+    monkeypatch.setattr(ingest, "store", store)
+    good, bad = bridged.phone("d1"), bridged.phone("d2")
+    bad.send("event", event(1))
+    bad.send_raw(topics.device("d2", "want"), b'{"metadata":["a/b"]}')
+    good.send("event", event(1))
+    good.wait(lambda: through(good) == 1, "the good one")
+    bridged.wait_for(lambda: bridge._refused == 2, "the refusals")
+    assert bridge.connected and stored(bridged.context, "d2") == []

@@ -47,6 +47,7 @@ def test_a_rollout_over_rest(working: Any) -> None:
         "failed": 0,
         "reverted": 0,
         "offline": 0,
+        "unfit": 0,
     }
     assert [d["kind"] for d in found["history"]] == ["create", "start-phase", "assign"]
     assert datetime.fromisoformat(found["created_at"]).tzinfo is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from edgewise_protocol.sketches import Baseline, encode_baseline
 from edgewise_protocol.targets import custom_for
 from edgewise_server.drift.thresholds import DriftSettings
 from edgewise_server.models.jobs import Job
-from edgewise_server.services import ingest, monitoring
+from edgewise_server.services import assignments, ingest, monitoring
 from edgewise_server.services.baselines import Baselines
 from edgewise_server.services.ingest import StreamedItem, follow
 from hypothesis import given
@@ -156,3 +157,33 @@ def test_nothing_is_acknowledged_beyond_a_gap_that_is_waited_for(stored: set[int
     assert set(range(through + 1, found + 1)) <= stored
     assert found + 1 not in stored or found + 1 <= through
     assert (gap is not None) == any(seq > found for seq in above)
+
+
+def test_a_window_that_nothing_can_be_asked_of_is_judged_by_its_bins(watched: Any) -> None:
+    """Found in review: an empty KLL sketch raised in every round of the loop, and renewals came after it."""
+    from datasketches import kll_floats_sketch
+
+    empty = base64.b64encode(kll_floats_sketch(200).serialize()).decode()
+    x = RANDOM.normal(0, 1, (200, 4, 4)).astype(np.float32)
+    sketched = sketch_window(input_features(x), watched.baseline)
+    features = {name: with_fields(s, kll=empty if s.kind == "numeric" else "") for name, s in sketched.items()}
+    drift = Drift(stream="drift", seq=1, at=0, model="digits", version=1, window_s=10, samples=200, features=features)
+    with watched.context.database.session() as session:
+        ingest.store(session, [StreamedItem("d0", "drift", drift, b"")], watched.now, 5)
+    watched.tick()
+    with watched.context.database.session(read_only=True) as session:
+        (window,) = monitoring.windows(session, device_ids=["d0"], limit=10)
+        assert window.scores and not window.drifted
+
+
+def test_what_one_step_raises_keeps_nothing_else_from_being_done(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def fail(*_: Any) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(monitoring, "score_pending", fail)
+    monkeypatch.setattr(assignments, "renew", lambda *_: done.append("renewed"))
+    watched.now += 10
+    watched.tick()
+    assert done == ["renewed"]

@@ -1,0 +1,45 @@
+"""Danger: a server in other hands fills the memory of the machine that holds the keys."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from edgewise_cli.client import Client
+from edgewise_cli.config import Connection
+from edgewise_cli.errors import UnreachableError
+
+MIB = 1 << 20
+
+
+class Endless(httpx.SyncByteStream):
+    """A body that never ends; counts what was taken of it."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.taken += MIB
+            yield bytes(MIB)
+
+
+def client(answer: httpx.Response) -> Client:
+    return Client(Connection("http://server", "ew_t"), transport=httpx.MockTransport(lambda _: answer))
+
+
+def test_no_more_of_an_answer_is_held_than_was_asked_for() -> None:
+    endless = Endless()
+    with pytest.raises(UnreachableError, match="more than"):
+        client(httpx.Response(200, stream=endless)).get_bytes("/blobs/x", limit=4 * MIB)
+    assert endless.taken <= 6 * MIB
+
+
+def test_a_compressed_answer_is_measured_by_what_it_becomes() -> None:
+    bomb = gzip.compress(bytes(8 * MIB))
+    with pytest.raises(UnreachableError, match="more than"):
+        client(httpx.Response(200, content=bomb, headers={"Content-Encoding": "gzip"})).get_bytes("/x", limit=MIB)
+    small = gzip.compress(b'{"a": 1}')
+    assert client(httpx.Response(200, content=small, headers={"Content-Encoding": "gzip"})).get("/x") == {"a": 1}
