@@ -9,14 +9,11 @@ goes back is the assignment's version, not the model's.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Targets
-from tuf.api.serialization import DeserializationError, SerializationError
-from tuf.api.serialization.json import JSONSerializer
 
 from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S, MAX_MODELS
 from edgewise_protocol.errors import (
@@ -24,6 +21,7 @@ from edgewise_protocol.errors import (
     BelowFloorError,
     ExpiredAssignmentError,
     MalformedError,
+    SignatureError,
     StaleAssignmentError,
     UnknownTargetError,
     UnsignedAssignmentError,
@@ -31,6 +29,7 @@ from edgewise_protocol.errors import (
     WrongDeviceError,
 )
 from edgewise_protocol.manifest import Name, check_major
+from edgewise_protocol.metadata import check_signed, parse_targets
 from edgewise_protocol.targets import (
     CUSTOM_KEY,
     DIRECTOR,
@@ -43,17 +42,6 @@ from edgewise_protocol.targets import (
 
 FLOORS_KEY: Final = "floors"
 """In the targets metadata's `edgewise` field: model name -> lowest version that may be installed."""
-
-
-_UNPARSABLE: Final = (
-    DeserializationError,
-    RepositoryError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RecursionError,
-)
 
 
 class AssignmentBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,36 +78,6 @@ def build_assignment(
     return Metadata(targets)
 
 
-def encode_metadata(metadata: Metadata[Any]) -> bytes:
-    """Compact JSON of TUF metadata."""
-    return metadata.to_bytes(JSONSerializer(compact=True))
-
-
-def parse_targets(data: bytes, limit: int, what: str) -> Metadata[Targets]:
-    """Parse bounded Targets metadata.
-
-    Raises:
-        MalformedError: too long, not JSON, or not Targets metadata.
-    """
-    if len(data) > limit:
-        raise MalformedError(f"the {what} has {len(data)} bytes; at most {limit} are allowed")
-    try:
-        metadata: Metadata[Targets] = Metadata.from_bytes(data)
-    except (
-        DeserializationError,
-        RepositoryError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise MalformedError(f"the {what} is not TUF metadata: {error}") from error
-    if not isinstance(metadata.signed, Targets):
-        raise MalformedError(f"the {what} is TUF {metadata.signed.type!r} metadata, not targets")
-    return metadata
-
-
 def verify_assignment(
     data: bytes,
     trusted: Targets,
@@ -148,11 +106,9 @@ def verify_assignment(
     """
     metadata = parse_targets(data, MAX_ASSIGNMENT_BYTES, "assignment")
     try:
-        trusted.verify_delegate(DIRECTOR, metadata.signed_bytes, metadata.signatures)
-    except (UnsignedMetadataError, SerializationError) as error:  # the latter: it has no form that could be signed
+        check_signed(trusted, DIRECTOR, metadata)
+    except SignatureError as error:
         raise UnsignedAssignmentError(f"the assignment is not signed by this fleet's director: {error}") from error
-    except ValueError as error:
-        raise UnsignedAssignmentError("the trusted targets metadata delegate to no director") from error
     signed = metadata.signed
     try:
         body = msgspec.convert(signed.unrecognized_fields.get(CUSTOM_KEY), AssignmentBody)

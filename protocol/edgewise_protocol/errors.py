@@ -25,6 +25,12 @@ class UnsupportedVersionError(ProtocolError):
     code = "unsupported-version"
 
 
+class SignatureError(ProtocolError):
+    """Metadata are not signed by the role that must sign them."""
+
+    code = "signature"
+
+
 class TopicError(ProtocolError):
     """A topic, or a name meant to become part of one, is not well formed."""
 

@@ -11,14 +11,12 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
-from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Targets
-from tuf.api.serialization import SerializationError
 
-from edgewise_protocol.assignment import parse_targets
 from edgewise_protocol.bounds import MAX_OFFER_BYTES
-from edgewise_protocol.errors import MalformedError, OfferError
+from edgewise_protocol.errors import MalformedError, OfferError, SignatureError
 from edgewise_protocol.manifest import Name, check_major
+from edgewise_protocol.metadata import check_signed, parse_targets
 from edgewise_protocol.targets import CUSTOM_KEY, ROUNDS, SignedFile, channel_of, from_target_file, to_target_file
 
 
@@ -82,8 +80,8 @@ def verify_offer(data: bytes, trusted: Targets, *, device_id: str, channel: str,
     """
     metadata = parse_targets(data, MAX_OFFER_BYTES, "round offer")
     try:
-        trusted.verify_delegate(ROUNDS, metadata.signed_bytes, metadata.signatures)
-    except (UnsignedMetadataError, SerializationError, ValueError) as error:
+        check_signed(trusted, ROUNDS, metadata)
+    except SignatureError as error:
         raise OfferError(f"the round offer is not signed by this fleet's rounds role: {error}") from error
     try:
         # not strict: numbers that are not whole stand as text

@@ -23,12 +23,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from edgewise_protocol import topics
-from edgewise_protocol.assignment import AssignmentBody, build_assignment, encode_metadata
+from edgewise_protocol.assignment import AssignmentBody, build_assignment
 from edgewise_protocol.bundle import file_entry, write_bundle
 from edgewise_protocol.chunks import build_index, iter_chunks
 from edgewise_protocol.features import build_baseline
 from edgewise_protocol.manifest import Budget, Golden, Manifest, Requirements, TensorSpec
 from edgewise_protocol.messages import Ack, Drift, Event, Reported, Status, Telemetry, Want, decode, encode
+from edgewise_protocol.metadata import encode_metadata
 from edgewise_protocol.sketches import encode_baseline
 from edgewise_protocol.targets import SignedFile, auto_role, bundle_path, custom_for, to_target_file
 from onnx import TensorProto, helper, numpy_helper

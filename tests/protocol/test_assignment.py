@@ -11,7 +11,6 @@ from edgewise_protocol.assignment import (
     build_assignment,
     check_floor,
     check_signed_as_named,
-    encode_metadata,
     verify_assignment,
 )
 from edgewise_protocol.errors import (
@@ -28,6 +27,7 @@ from edgewise_protocol.errors import (
     WrongChannelError,
     WrongDeviceError,
 )
+from edgewise_protocol.metadata import encode_metadata
 from edgewise_protocol.rounds import OfferBody, build_offer, verify_offer
 from edgewise_protocol.targets import DIRECTOR, ROUNDS, SignedFile, TargetCustom, bundle_path, channel_of
 from hypothesis import given

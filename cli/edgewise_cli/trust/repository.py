@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import quote, unquote
 
-from edgewise_protocol.assignment import parse_targets
 from edgewise_protocol.bounds import MAX_METADATA_BYTES, MAX_ROOT_BYTES, MAX_TIMESTAMP_BYTES
 from edgewise_protocol.errors import ProtocolError
+from edgewise_protocol.metadata import parse_targets
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.ngclient import Updater, UpdaterConfig

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 from edgewise_protocol import topics
-from edgewise_protocol.assignment import parse_targets
 from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES
+from edgewise_protocol.metadata import parse_targets
 from edgewise_protocol.targets import SignedFile
 from sqlmodel import Session, col, select
 

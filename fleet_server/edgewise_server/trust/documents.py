@@ -14,10 +14,10 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote
 
 from edgewise_protocol.bounds import MAX_METADATA_BYTES, MAX_ROOT_BYTES
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from edgewise_protocol.errors import SignatureError
+from edgewise_protocol.metadata import NOT_METADATA, encode_metadata
+from edgewise_protocol.metadata import check_signed as check_delegate
 from tuf.api.metadata import Metadata, Root, Targets
-from tuf.api.serialization import DeserializationError, SerializationError
-from tuf.api.serialization.json import JSONSerializer
 
 from edgewise_server.errors import ExpiredError, InvalidError, TrustError, UnsignedError
 
@@ -27,15 +27,6 @@ ROOT: Final = "root"
 TARGETS: Final = "targets"
 SNAPSHOT: Final = "snapshot"
 TIMESTAMP: Final = "timestamp"
-_UNREADABLE: Final = (
-    DeserializationError,
-    RepositoryError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RecursionError,
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def parse(data: bytes, kind: type[T], what: str) -> Metadata[T]:
         raise InvalidError(f"the {what} metadata have {len(data)} bytes; at most {limit} are allowed")
     try:
         metadata: Metadata[Any] = Metadata.from_bytes(data)
-    except _UNREADABLE as error:
+    except NOT_METADATA as error:
         raise InvalidError(f"the {what} metadata cannot be read: {error.__cause__ or error}") from error
     if not isinstance(metadata.signed, kind):
         raise InvalidError(f"the {what} metadata are of the type {metadata.signed.type!r}")
@@ -86,8 +77,8 @@ def parse_object(value: object, kind: type[T], what: str) -> tuple[Metadata[T], 
     if not isinstance(value, dict):
         raise InvalidError(f"the {what} metadata are neither an object nor a string")
     try:
-        data = Metadata.from_dict(_copy(value)).to_bytes(JSONSerializer(compact=True))
-    except _UNREADABLE as error:
+        data = encode_metadata(Metadata.from_dict(_copy(value)))
+    except NOT_METADATA as error:
         raise InvalidError(f"the {what} metadata cannot be read: {error.__cause__ or error}") from error
     return parse(data, kind, what), data
 
@@ -95,11 +86,9 @@ def parse_object(value: object, kind: type[T], what: str) -> tuple[Metadata[T], 
 def check_signed(parent: Root | Targets, role: str, metadata: Metadata[Any]) -> None:
     """Raise `UnsignedError` unless `metadata` are signed as `parent` demands of `role`."""
     try:
-        parent.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except (UnsignedMetadataError, SerializationError) as error:  # the latter: no form that could be signed
-        raise UnsignedError(f"the {role} metadata are not signed as they must be: {error}") from error
-    except ValueError as error:
-        raise UnsignedError(f"no trusted metadata delegate to the role {role!r}") from error
+        check_delegate(parent, role, metadata)
+    except SignatureError as error:
+        raise UnsignedError(str(error)) from error
 
 
 def is_signed(parent: Root | Targets, role: str, metadata: Metadata[Any]) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from edgewise_protocol.assignment import AssignmentBody, build_assignment, encode_metadata
+from edgewise_protocol.assignment import AssignmentBody, build_assignment
+from edgewise_protocol.metadata import encode_metadata
 from edgewise_protocol.targets import DIRECTOR, SignedFile
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from edgewise_agent.errors import MetadataUnavailableError
 from edgewise_protocol import topics
-from edgewise_protocol.assignment import encode_metadata
 from edgewise_protocol.errors import BundleDigestError, ChunkError, OfferError
+from edgewise_protocol.metadata import encode_metadata
 from edgewise_protocol.rounds import OfferBody, build_offer
 from edgewise_protocol.targets import SignedFile, TargetCustom
 from securesystemslib.signer import CryptoSigner

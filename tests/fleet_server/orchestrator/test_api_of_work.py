@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from edgewise_protocol.assignment import encode_metadata
 from edgewise_protocol.messages import Event, ModelTelemetry, Telemetry, encode
+from edgewise_protocol.metadata import encode_metadata
 from edgewise_protocol.rounds import OfferBody, build_offer
 from edgewise_protocol.targets import SignedFile
 from edgewise_server.services import ingest

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from edgewise_protocol.assignment import encode_metadata
 from edgewise_protocol.bounds import CHUNK_BYTES
 from edgewise_protocol.chunks import chunk_count
 from edgewise_protocol.errors import OfferError
 from edgewise_protocol.messages import UpdateReady
+from edgewise_protocol.metadata import encode_metadata
 from edgewise_protocol.rounds import OfferBody, build_offer
 from edgewise_protocol.targets import SignedFile
 from edgewise_server.errors import ConflictError, InvalidError, NotFoundError
