@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -27,7 +28,7 @@ from edgewise_protocol.errors import (
     WrongChannelError,
     WrongDeviceError,
 )
-from edgewise_protocol.metadata import encode_metadata
+from edgewise_protocol.metadata import NOT_METADATA, encode_metadata
 from edgewise_protocol.rounds import OfferBody, build_offer, verify_offer
 from edgewise_protocol.targets import DIRECTOR, ROUNDS, SignedFile, TargetCustom, bundle_path, channel_of
 from hypothesis import given
@@ -220,3 +221,32 @@ def test_a_channel_is_part_of_the_path() -> None:
     assert channel_of("rounds/lab/digits/1.ewb") == "lab"
     with pytest.raises(ProtocolError, match="reserved"):
         bundle_path("rounds", "digits", "x86-64", 3)
+
+
+@given(st.sampled_from(["assignment", "offer"]), st.sampled_from(["edgewise", "targets"]), JSON, st.booleans())
+def test_what_a_stolen_key_signs_is_refused_or_read_whatever_its_shape(
+    kind: str, field: str, value: object, inside: bool
+) -> None:
+    """Past the signature, too, the decoders answer with our errors alone."""
+    raw = msgspec.json.decode(assignment() if kind == "assignment" else offer())
+    if inside:
+        part = raw["signed"][field]
+        part[next(iter(part))] = value
+    else:
+        raw["signed"][field] = value
+    try:
+        metadata: Metadata[Targets] = Metadata.from_dict(raw)
+        metadata.sign(DIRECTOR_KEY if kind == "assignment" else ROUNDS_KEY)
+    except NOT_METADATA:
+        return
+    with contextlib.suppress(ProtocolError):
+        if kind == "assignment":
+            verify(encode_metadata(metadata))
+        else:
+            verify_offer(encode_metadata(metadata), trusted(), device_id="dev-1", channel="lab", now=NOW)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_no_offer(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        verify_offer(data, trusted(), device_id="dev-1", channel="lab", now=NOW)
