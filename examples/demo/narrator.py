@@ -69,7 +69,7 @@ class Narrator:
         self.console.print(title, style="bold", markup=False, soft_wrap=True)
         table = Table()
         for column in columns:
-            table.add_column(column, overflow="fold", no_wrap=column is columns[0])
+            table.add_column(column)
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
