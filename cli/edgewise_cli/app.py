@@ -13,6 +13,7 @@ from edgewise_cli.commands import (
     keys,
     monitoring,
     profiles,
+    publish,
     rollout,
     server,
     sign,
@@ -56,6 +57,7 @@ def _main(
 
 train.add_to(app)
 sign.add_to(app)
+publish.add_to(app)
 monitoring.add_to(app)
 server.add_to(app)
 for _name, _group in {

@@ -51,6 +51,18 @@ class PassError(ConverterError):
     code = "pass"
 
 
+class ModelFileError(ConverterError):
+    """A finished model file cannot be bundled: what in it, and what to do, is in the message."""
+
+    code = "model-file"
+
+
+class SampleError(ConverterError):
+    """The sample of a finished model's inputs is not one that it takes."""
+
+    code = "sample"
+
+
 class EngineError(ConverterError):
     """An inference engine refuses the converted model, or fails on it."""
 

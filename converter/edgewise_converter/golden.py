@@ -6,7 +6,8 @@ processor's kernels may differ by, not what conversion cost.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 from edgewise_profiles.schema import Precision
@@ -77,28 +78,25 @@ def describe(outputs: Array, precision: Precision, step: float | None, task: str
 
 
 def encode(input_name: str, x: Array, output_name: str, y: Array) -> bytes:
-    """The golden file's bytes."""
-    return bytes(
-        save({f"input.{input_name}": np.ascontiguousarray(x), f"output.{output_name}": np.ascontiguousarray(y)})
-    )
+    """The golden file's bytes of a model with one input and one output."""
+    return encode_named({input_name: x}, {output_name: y})
 
 
-def decode(data: bytes, input_name: str, output_name: str) -> tuple[Array, Array]:
-    """Inputs and outputs of a golden file."""
+def encode_named(inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """The golden file's bytes; arrays are (samples, ...)."""
+    named = {f"input.{name}": array for name, array in inputs.items()}
+    named |= {f"output.{name}": array for name, array in outputs.items()}
+    return bytes(save({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in named.items()}))
+
+
+def decode(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Inputs and outputs of a golden file, by name."""
     arrays = load(data)
-    return arrays[f"input.{input_name}"], arrays[f"output.{output_name}"]
-
-
-def agrees(outputs: Array, golden_outputs: Array, rule: Golden) -> bool:
-    """Whether outputs are those that the golden file promises, by the manifest's rule."""
-    if outputs.shape != golden_outputs.shape or not np.isfinite(outputs).all():
-        return False
-    outside = np.abs(outputs - golden_outputs) > rule.atol + rule.rtol * np.abs(golden_outputs)
-    if rule.top1 == 0:
-        return not bool(outside.any())
-    n = len(outputs)
-    same = outputs.reshape(n, -1).argmax(1) == golden_outputs.reshape(n, -1).argmax(1)
-    return bool(same.mean() >= rule.top1 and outside.mean() <= rule.outliers)
+    split: dict[str, dict[str, NDArray[Any]]] = {"input": {}, "output": {}}
+    for key, array in arrays.items():
+        side, _, name = key.partition(".")
+        split[side][name] = array
+    return split["input"], split["output"]
 
 
 def _round(value: float) -> float:

@@ -6,6 +6,7 @@ The report lies beside the bundle and holds what a bundle must not: times, the h
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -91,15 +92,20 @@ class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def misses(self) -> tuple[str, ...]:
         """What refuses the bundle: each bound that binds and is missed, and by how much."""
-        return tuple(
-            f"{name} is {value}, {bound} are allowed, over by {over}"
-            for check, (name, value, bound, over, _) in zip(self.checks, self.table(), strict=True)
-            if check.binding and not check.passed
-        )
+        return misses(self.checks)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """The checks as rows under `TABLE_HEADER`."""
         return [_row(check) for check in self.checks]
+
+
+def misses(checks: Sequence[Check]) -> tuple[str, ...]:
+    """Each bound that binds and is missed, and by how much."""
+    return tuple(
+        f"{name} is {value}, {bound} are allowed, over by {over}"
+        for check, (name, value, bound, over, _) in ((check, _row(check)) for check in checks)
+        if check.binding and not check.passed
+    )
 
 
 def _row(check: Check) -> tuple[str, str, str, str, str]:

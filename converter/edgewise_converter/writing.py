@@ -8,10 +8,11 @@ from typing import BinaryIO
 
 from edgewise_protocol.bundle import BundleReader, sha256_of, write_bundle
 from edgewise_protocol.errors import ProtocolError
+from edgewise_protocol.golden import compare
 
 from edgewise_converter import golden
 from edgewise_converter.bundling import Contents
-from edgewise_converter.engines.opening import open_model
+from edgewise_converter.engines.opening import open_named
 from edgewise_converter.errors import EngineError, WriteError
 from edgewise_converter.files import write_atomically
 
@@ -49,7 +50,11 @@ def check_bundle(source: BinaryIO) -> None:
     manifest = reader.verify()
     if manifest.golden is None:
         return
-    x, wanted = golden.decode(reader.read(manifest.golden.file), manifest.inputs[0].name, manifest.outputs[0].name)
-    found = open_model(reader.read(manifest.model_file), manifest.format).infer(x)
-    if not golden.agrees(found, wanted, manifest.golden):
-        raise EngineError("the model does not repeat its own golden outputs: the engine is not deterministic")
+    inputs, wanted = golden.decode(reader.read(manifest.golden.file))
+    integers = frozenset(spec.name for spec in manifest.inputs if spec.dtype not in ("FP16", "FP32", "FP64"))
+    found = open_named(reader.read(manifest.model_file), manifest.format, integers).infer(inputs)
+    again = compare(manifest.golden, wanted, found)
+    if not again.passed:
+        raise EngineError(
+            f"the model does not repeat its own golden outputs, the engine is not deterministic: {again.reason}"
+        )

@@ -68,12 +68,20 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """Peak resident memory of the self-test's child process; 0 is no bound."""
 
 
-class Golden(msgspec.Struct, frozen=True, kw_only=True):
+class Tolerance(msgspec.Struct, frozen=True, kw_only=True):
+    """The tolerance of one output."""
+
+    output: Annotated[str, Meta(min_length=1, max_length=200)]
+    atol: Annotated[float, Meta(ge=0)]
+    rtol: Annotated[float, Meta(ge=0)]
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Golden inputs and outputs: a safetensors file with `input.<name>` and `output.<name>`.
 
-    The self-test passes where every output element is within `atol + rtol * |golden|`, or,
-    with `top1` > 0, where at least that share of samples has the same arg-max and the share
-    of elements outside of the tolerance is at most `outliers`.
+    An output element is within the tolerance where it differs from the golden one by at most
+    `atol + rtol * |golden|`. The self-test passes where the share of elements outside is at
+    most `outliers`, and, with `top1` > 0, at least that share of samples has the same arg-max.
     """
 
     file: Name
@@ -82,6 +90,13 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     rtol: Annotated[float, Meta(ge=0)]
     top1: Annotated[float, Meta(ge=0, le=1)] = 0.0
     outliers: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    per_output: Annotated[tuple[Tolerance, ...], Meta(max_length=64)] = ()
+    """Where outputs differ in scale; an output that is not named has `atol` and `rtol`."""
+
+    def tolerance(self, output: str) -> tuple[float, float]:
+        """`atol` and `rtol` of an output."""
+        own = next((t for t in self.per_output if t.output == output), None)
+        return (self.atol, self.rtol) if own is None else (own.atol, own.rtol)
 
 
 class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):

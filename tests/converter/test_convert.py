@@ -298,8 +298,8 @@ def test_a_bundle_that_does_not_repeat_its_golden_outputs_is_not_written(worksho
     profile = catalogue.load("x86-64")
     target = profile.targets[0]
     finished = workshop.finish(plan(profile, target), lambda stage, share: None)
-    x, y = golden.decode(finished.golden, "x", "logits")
-    wrong = replace(finished, golden=golden.encode("x", x, "logits", y + 1))
+    inputs, outputs = golden.decode(finished.golden)
+    wrong = replace(finished, golden=golden.encode_named(inputs, {"logits": outputs["logits"] + 1}))
     with pytest.raises(EngineError, match="golden"):
         write_proven(tmp_path / "bad.ewb", assemble(workshop.run, profile, target, wrong, 1))
     assert list(tmp_path.iterdir()) == []

@@ -64,11 +64,11 @@ def peak_mib() -> float:
 
 def examine(folder: Path, threads: int) -> Verdict:
     """Load, run, compare and measure the bundle in a folder."""
+    from edgewise_protocol.golden import compare
     from edgewise_protocol.manifest import MANIFEST_FILE, decode_manifest
     from safetensors.numpy import load_file
 
     from edgewise_agent.engines import open_engine
-    from edgewise_agent.install.compare import compare
 
     manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
     if manifest.golden is None:

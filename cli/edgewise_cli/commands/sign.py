@@ -1,7 +1,8 @@
-"""`edgewise sign` and `edgewise publish`: from bundles to what devices may install."""
+"""`edgewise sign`: from bundles to a release that devices may install once it is published."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +18,9 @@ from edgewise_cli.shell import Json, Shell, command
 from edgewise_cli.signing import release as releases
 from edgewise_cli.signing.bundles import BundleFile, read_bundle
 from edgewise_cli.signing.metadata import signatures
+from edgewise_cli.signing.release import Release
 from edgewise_cli.trust.offline import OfflineView
-from edgewise_cli.trust.publishing import delegator_of, publish
+from edgewise_cli.trust.publishing import delegator_of
 from edgewise_cli.trust.repository import FOLDER, Repository
 
 _PART = {"targets": "offline", ROUNDS: "worker"}
@@ -26,9 +28,8 @@ _PART = {"targets": "offline", ROUNDS: "worker"}
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add both commands."""
+    """Add the command."""
     command(app, "sign")(sign)
-    command(app, "publish")(publish_release)
 
 
 def sign(
@@ -55,17 +56,8 @@ def sign(
     else:
         if channel is None:
             raise UsageError("--channel is needed: a signature is for one channel")
-        bundles: dict[str, list[BundleFile]] = {}
-        for path in what:
-            bundle = read_bundle(path, channel)
-            bundles.setdefault(ROUNDS if bundle.manifest.kind == "training" else "targets", []).append(bundle)
-        view = _view(shell, keys, offline)
-        if channel not in (known := channels(view.targets().signed)):
-            raise RefusedError(f"the channel {channel!r} is not one of this fleet's: {', '.join(sorted(known))}")
-        trusted = {role: (view.targets() if role == "targets" else view.role(role)).signed for role in bundles}
-        signers = {role: _signers(keys, role, names) for role in bundles}
-        release = releases.create(out, channel, bundles, trusted, signers, now=datetime.now(UTC).replace(microsecond=0))
-        added = sum(len(s) for s in signers.values())
+        release = sign_bundles(shell, what, keys, channel, out, names, offline=offline)
+        added = sum(len(m.signatures) for m in release.roles.values())
     view = _view(shell, keys, True)
     states = {role: signatures(delegator_of(view, role), role, m) for role, m in release.roles.items()}
     shell.table(
@@ -88,21 +80,32 @@ def sign(
     }
 
 
-def publish_release(
+def sign_bundles(
     shell: Shell,
-    release: Annotated[Path, typer.Argument(metavar="RELEASE", help="What `edgewise sign` wrote.")],
-    keys: Annotated[Path, typer.Option(help="The folder of keys, for its root.", show_default=False)],
-) -> Json:
-    """Upload a release's bundles, attestations and metadata, and verify what the server then serves."""
-    folder = open_folder(keys, "offline")
-    repository = Repository(shell.client, folder.path / FOLDER, folder.root())
-    with shell.progress("publishing") as update:
-        done = publish(shell.client, repository, releases.load(release), lambda text: update(text, None))
-    for path in done.files:
-        shell.say(f"published {path}" if done.changed else f"was published already: {path}")
-    for role, version in done.versions.items():
-        shell.say(f"{role} is at version {version}, verified from your root")
-    return {"versions": done.versions, "files": list(done.files), "changed": done.changed}
+    what: Sequence[Path],
+    keys: Path,
+    channel: str,
+    out: Path,
+    names: tuple[str, ...] = (),
+    *,
+    offline: bool = False,
+) -> Release:
+    """Sign bundle files into a new release folder.
+
+    Raises:
+        RefusedError: the channel is none of the fleet's, the folder exists, or a bundle may not be signed.
+        TrustError, FilesError, UsageError.
+    """
+    bundles: dict[str, list[BundleFile]] = {}
+    for path in what:
+        bundle = read_bundle(path, channel)
+        bundles.setdefault(ROUNDS if bundle.manifest.kind == "training" else "targets", []).append(bundle)
+    view = _view(shell, keys, offline)
+    if channel not in (known := channels(view.targets().signed)):
+        raise RefusedError(f"the channel {channel!r} is not one of this fleet's: {', '.join(sorted(known))}")
+    trusted = {role: (view.targets() if role == "targets" else view.role(role)).signed for role in bundles}
+    signers = {role: _signers(keys, role, names) for role in bundles}
+    return releases.create(out, channel, bundles, trusted, signers, now=datetime.now(UTC).replace(microsecond=0))
 
 
 def _signers(keys: Path, role: str, names: tuple[str, ...]) -> list[Signer]:

@@ -85,7 +85,7 @@ def convert(
     """Convert a run for some profiles; a missed budget is a result, no error."""
     converter = need("edgewise_converter.convert", "converter")
     errors = need("edgewise_converter.errors", "converter")
-    with _converter_errors():
+    with converter_errors():
         try:
             reports = converter.convert_many(
                 run,
@@ -107,7 +107,7 @@ def convert(
 def training_bundle(run: Path, out: Path, version: int) -> Path:
     """The training bundle of a run."""
     builder = need("edgewise_converter.training_bundle", "converter")
-    with _converter_errors():
+    with converter_errors():
         return Path(builder.build(run, out, version))
 
 
@@ -142,7 +142,8 @@ def _trainer_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _converter_errors() -> Iterator[None]:
+def converter_errors() -> Iterator[None]:
+    """Turn the converter's errors into this package's."""
     errors = need("edgewise_converter.errors", "converter")
     profile_errors = need("edgewise_profiles.errors", "converter")
     try:

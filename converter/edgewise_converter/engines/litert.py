@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class LitertRunner(Runner):
                 (self._output,) = self._interpreter.get_output_details()
         except (ValueError, RuntimeError, TypeError) as error:
             raise EngineError(f"LiteRT cannot load the model: {error}") from error
-        self._in, self._out = _affine(self._input), _affine(self._output)
+        self._in, self._out = affine_of(self._input), affine_of(self._output)
 
     def infer(self, x: Array) -> Array:
         """See `Runner.infer`; one sample after another."""
@@ -67,7 +68,8 @@ class LitertRunner(Runner):
         return None if self._out is None else self._out.scale
 
 
-def _affine(details: dict[str, Any]) -> Affine | None:
+def affine_of(details: Mapping[str, Any]) -> Affine | None:
+    """How a tensor of integers stands for real numbers; None for one of real numbers."""
     if np.dtype(details["dtype"]).kind == "f":
         return None
     scales = details["quantization_parameters"]["scales"]

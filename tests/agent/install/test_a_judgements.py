@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edgewise_agent.config import ProbationConfig
-from edgewise_agent.install.compare import compare
 from edgewise_agent.install.probation import Evidence, judge
 from edgewise_agent.install.self_test import RefusedError
 from edgewise_agent.install.self_test import judge as judge_measured
+from edgewise_protocol.golden import compare
 from edgewise_protocol.manifest import Budget, FileEntry, Golden, Manifest, Requirements
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,0 +1,92 @@
+"""Finished ONNX files in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from edgewise_protocol.manifest import DType, TensorSpec
+from numpy.typing import NDArray
+
+from edgewise_converter.engines.dtypes import NUMPY, PROTOCOL
+from edgewise_converter.engines.named import FREE, NamedModel, Tensors, common_batch, with_free_batch
+from edgewise_converter.errors import EngineError, ModelFileError
+from edgewise_converter.libraries import need, quietly
+from edgewise_converter.passes.onnx_graph import output_scale
+
+_ERRORS_ONLY: Final = 3
+_NARROW: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger")
+_TYPES: Final[dict[str, DType]] = {
+    "tensor(bool)": "BOOL",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    **{f"tensor({name.lower()})": name for name in NUMPY if "INT" in name},
+}
+
+
+class NamedOnnx(NamedModel):
+    """An ONNX file.
+
+    Args:
+        data: the file.
+
+    Raises:
+        ModelFileError: its tensors are of a kind that devices do not serve.
+        EngineError: onnxruntime refuses it.
+    """
+
+    engine = "onnxruntime"
+
+    def __init__(self, data: bytes) -> None:
+        ort = need("onnxruntime")
+        self.version = str(ort.__version__)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            with quietly():
+                self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(f"onnxruntime {self.version} cannot load the model: {str(error)[:400]}") from error
+        taken, given = self._session.get_inputs(), self._session.get_outputs()
+        shapes = {arg.name: _shape(arg) for arg in (*taken, *given)}
+        self.batch = common_batch(list(shapes.values()))
+        self.inputs = tuple(_spec(arg, shapes[arg.name], self.batch, "input") for arg in taken)
+        self.outputs = tuple(_spec(arg, shapes[arg.name], self.batch, "output") for arg in given)
+        model = need("onnx").load_model_from_string(data)
+        self.precision = _precision(need("onnx"), model)
+        self._steps = {}
+        if self.precision == "int8" and len(self.outputs) == 1 and (step := output_scale(data)) is not None:
+            self._steps = {self.outputs[0].name: step}
+
+    def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        names = [spec.name for spec in self.outputs]
+        try:
+            answers = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise EngineError(f"onnxruntime fails on the model: {str(error)[:400]}") from error
+        return {name: np.asarray(answer) for name, answer in zip(names, answers, strict=True)}
+
+    def steps(self) -> dict[str, float]:
+        """See `NamedModel.steps`."""
+        return dict(self._steps)
+
+
+def _shape(arg: Any) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) and size > 0 else FREE for size in arg.shape)
+
+
+def _spec(arg: Any, shape: tuple[int, ...], batch: int | None, what: str) -> TensorSpec:
+    if arg.type not in _TYPES:
+        mend = "; export a classifier of scikit-learn with zipmap=False" if arg.type.startswith("seq(map") else ""
+        raise ModelFileError(f"the {what} {arg.name!r} is a {arg.type}, which devices do not serve{mend}")
+    return TensorSpec(name=arg.name, dtype=_TYPES[arg.type], shape=with_free_batch(shape, batch))
+
+
+def _precision(onnx: Any, model: Any) -> str:
+    if any(node.op_type in _NARROW for node in model.graph.node):
+        return "int8"
+    types = {PROTOCOL.get(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.data_type))) for t in model.graph.initializer}
+    return "float16" if "FP16" in types else "float32"
