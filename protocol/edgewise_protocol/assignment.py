@@ -15,12 +15,20 @@ import msgspec
 from msgspec import Meta
 from tuf.api.metadata import Metadata, Targets
 
-from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S, MAX_MODELS
+from edgewise_protocol.bounds import (
+    MAX_ASSIGNMENT_BYTES,
+    MAX_ASSIGNMENT_VERSION,
+    MAX_CONFIRM_WITHIN_S,
+    MAX_MODELS,
+    MAX_VERSION_JUMP,
+)
 from edgewise_protocol.errors import (
     AssignmentError,
+    AssignmentJumpError,
     BelowFloorError,
     ExpiredAssignmentError,
     MalformedError,
+    OnlineSignedAgentError,
     SignatureError,
     StaleAssignmentError,
     UnknownTargetError,
@@ -28,8 +36,8 @@ from edgewise_protocol.errors import (
     WrongChannelError,
     WrongDeviceError,
 )
-from edgewise_protocol.manifest import Name, check_major
-from edgewise_protocol.metadata import check_signed, parse_targets
+from edgewise_protocol.manifest import AGENT_MODEL, Name, check_major
+from edgewise_protocol.metadata import check_signed, keys_digest, parse_targets
 from edgewise_protocol.targets import (
     CUSTOM_KEY,
     DIRECTOR,
@@ -37,6 +45,7 @@ from edgewise_protocol.targets import (
     bundle_path,
     channel_of,
     from_target_file,
+    is_agent,
     to_target_file,
 )
 
@@ -63,6 +72,21 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     expires: datetime
     body: AssignmentBody
     bundles: tuple[SignedFile, ...]
+    keys: str
+    """Digest of the director's keys, see `metadata.keys_digest`; to be remembered with the version."""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What a device remembers of the newest assignment that it accepted."""
+
+    version: int = 0
+    """0: none."""
+    keys: str = ""
+    """Digest of the director's keys then; empty where it was not remembered yet, which forgets nothing."""
+
+    def under(self, keys: str) -> Accepted:
+        """What still counts when the director's keys are `keys`: nothing, if they were replaced."""
+        return self if self.keys in ("", keys) else Accepted(0, keys)
 
 
 def build_assignment(
@@ -85,7 +109,7 @@ def verify_assignment(
     device_id: str,
     channel: str,
     now: datetime,
-    accepted_version: int,
+    accepted: Accepted,
     allow_expired: bool = False,
 ) -> Assignment:
     """Verify an assignment against trusted, refreshed targets metadata.
@@ -95,14 +119,15 @@ def verify_assignment(
         trusted: the top-level targets metadata that the TUF client has verified.
         device_id, channel: this device's identity, from its certificate.
         now: aware UTC time, not before the device's clock floor.
-        accepted_version: newest assignment version accepted so far, 0 if none. The same
-            version may be presented again; an older one may not.
+        accepted: the newest assignment accepted so far. The same version may be presented
+            again; an older one may not, nor one that is more than 2**20 above it. When the
+            director's keys have been replaced since, it counts no more.
         allow_expired: accept an expired one, as a revert to a bundle already installed may need.
 
     Raises:
         MalformedError, UnsupportedVersionError: it cannot be read.
         UnsignedAssignmentError, WrongDeviceError, WrongChannelError, StaleAssignmentError,
-        ExpiredAssignmentError: it must not be acted on.
+        AssignmentJumpError, ExpiredAssignmentError: it must not be acted on.
     """
     metadata = parse_targets(data, MAX_ASSIGNMENT_BYTES, "assignment")
     try:
@@ -117,10 +142,8 @@ def verify_assignment(
     check_major(body.spec_version)
     if body.device != device_id:
         raise WrongDeviceError(f"the assignment is for the device {body.device!r}; this one is {device_id!r}")
-    if signed.version < accepted_version:
-        raise StaleAssignmentError(
-            f"the assignment has version {signed.version}; version {accepted_version} was accepted before"
-        )
+    keys = keys_digest(trusted, DIRECTOR)
+    _check_version(signed.version, accepted.under(keys).version)
     if signed.expires <= now and not allow_expired:
         raise ExpiredAssignmentError(f"the assignment expired at {signed.expires.isoformat()}")
     bundles = tuple(from_target_file(target) for _, target in sorted(signed.targets.items()))
@@ -132,13 +155,25 @@ def verify_assignment(
         raise AssignmentError("the assignment names two bundles of one model")
     if len(bundles) > MAX_MODELS:
         raise AssignmentError(f"the assignment names {len(bundles)} models; at most {MAX_MODELS} are allowed")
-    return Assignment(version=signed.version, expires=signed.expires, body=body, bundles=bundles)
+    return Assignment(version=signed.version, expires=signed.expires, body=body, bundles=bundles, keys=keys)
+
+
+def _check_version(version: int, accepted: int) -> None:
+    if version < accepted:
+        raise StaleAssignmentError(f"the assignment has version {version}; version {accepted} was accepted before")
+    if version > MAX_ASSIGNMENT_VERSION or (accepted and version > accepted + MAX_VERSION_JUMP):
+        raise AssignmentJumpError(
+            f"the assignment has version {version}, too far above {accepted}, the last accepted: the director's key "
+            "may be in other hands; replace the online keys (`edgewise keys rotate-online`)"
+        )
 
 
 def _check_path(file: SignedFile, channel: str) -> None:
     """What serves stands under its channel; what the `rounds` role signs never does (see `targets`)."""
     custom = file.custom
-    if custom.kind != "inference" or file.path != bundle_path(channel, custom.model, custom.profile, custom.version):
+    if custom.kind not in ("inference", "agent") or (custom.kind == "agent") != (custom.model == AGENT_MODEL):
+        raise AssignmentError(f"the assignment names {file.path!r}, a {custom.kind} bundle that cannot run under it")
+    if file.path != bundle_path(channel, custom.model, custom.profile, custom.version):
         raise AssignmentError(
             f"the assignment names {file.path!r}, which is not the path of an inference bundle of "
             f"{custom.model} {custom.version}"
@@ -158,6 +193,25 @@ def check_signed_as_named(file: SignedFile, signed: SignedFile | None) -> None:
         raise UnknownTargetError(f"{file.path!r} was signed with another digest than the one assigned")
     if signed.custom != file.custom:
         raise UnknownTargetError(f"{file.path!r} was signed as another model or version than the one assigned")
+
+
+def check_offline(file: SignedFile, trusted: Targets) -> None:
+    """Hold an agent bundle against the offline targets keys: the signature of a delegated role is not enough.
+
+    Args:
+        trusted: the top-level targets metadata, which name the bundle themselves.
+
+    Raises:
+        OnlineSignedAgentError: they do not name it, or with other bytes.
+    """
+    if not is_agent(file.custom):
+        return
+    target = trusted.targets.get(file.path)
+    if target is None or from_target_file(target) != file:
+        raise OnlineSignedAgentError(
+            f"{file.path!r} is the agent's code, which only the offline targets keys may sign: sign it with "
+            "`edgewise sign`, and look into who holds the worker's keys"
+        )
 
 
 def floors(trusted: Targets) -> dict[str, int]:

@@ -39,3 +39,6 @@ MAX_MODELS: Final = 64
 """Models that one device runs, and that one assignment names."""
 MAX_BINS: Final = 4_096
 MAX_CONFIRM_WITHIN_S: Final = 30 * 24 * 3600
+MAX_ASSIGNMENT_VERSION: Final = 1 << 53
+MAX_VERSION_JUMP: Final = 1 << 20
+"""An assignment's version may be this much above the last accepted one; a restored server bumps it by 10,000."""

@@ -7,7 +7,7 @@ the device trusts afterwards comes from this file, which the operator hands over
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,9 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(min_length=1, max_length=255)]
     port: Annotated[int, Meta(ge=1, le=65535)]
     tls: bool = False
+    transport: Literal["tcp", "websockets"] = "tcp"
+    path: Annotated[str, Meta(pattern=r"^/[A-Za-z0-9/._~-]*$", max_length=200)] = "/mqtt"
+    """Of the WebSocket; nothing else uses it."""
 
 
 class EnrolmentFile(msgspec.Struct, frozen=True, kw_only=True):

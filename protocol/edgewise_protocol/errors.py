@@ -91,6 +91,12 @@ class StaleAssignmentError(AssignmentError):
     code = "assignment-stale"
 
 
+class AssignmentJumpError(AssignmentError):
+    """The assignment's version is too far above the last: accepting it would shut out all that follow."""
+
+    code = "assignment-version-jump"
+
+
 class ExpiredAssignmentError(AssignmentError):
     """The assignment's expiry has passed."""
 
@@ -109,10 +115,28 @@ class BelowFloorError(AssignmentError):
     code = "assignment-below-floor"
 
 
+class OnlineSignedAgentError(AssignmentError):
+    """An agent bundle is not signed by the offline targets keys themselves: it is code, no worker's key may sign it."""
+
+    code = "agent-not-signed-offline"
+
+
 class OfferError(ProtocolError):
     """A federated round's offer must not be acted on."""
 
     code = "round-offer"
+
+
+class UnsignedOfferError(OfferError):
+    """The signature of the `offers` role is missing or wrong."""
+
+    code = "round-offer-unsigned"
+
+
+class StaleOfferError(OfferError):
+    """The offer is of an earlier round than one that this device has taken up."""
+
+    code = "round-offer-stale"
 
 
 class SketchError(ProtocolError):

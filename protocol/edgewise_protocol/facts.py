@@ -69,7 +69,9 @@ def fits(facts: DeviceFacts, manifest: Manifest) -> tuple[str, ...]:
         if need.cpu_any_of and not set(need.cpu_any_of) & set(facts.cpu_features):
             reasons.append(f"the processor has none of {', '.join(need.cpu_any_of)}")
     have = facts.engines.get(need.engine)
-    if have is None:
+    if not need.engine:
+        pass  # an agent bundle needs none
+    elif have is None:
         reasons.append(
             f"the bundle needs the engine {need.engine}; installed: {', '.join(sorted(facts.engines)) or 'none'}"
         )

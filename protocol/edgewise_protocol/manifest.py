@@ -16,6 +16,8 @@ from edgewise_protocol.errors import MalformedError, UnsupportedVersionError
 
 SPEC_VERSION: Final = "1.0"
 MANIFEST_FILE: Final = "manifest.json"
+AGENT_MODEL: Final = "edgewise-agent"
+"""What agent bundles stand under in place of a model's name; no model may bear it."""
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)", max_length=MAX_NAME_CHARS)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
@@ -44,8 +46,8 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Requirements(msgspec.Struct, frozen=True, kw_only=True):
     """What the device must have; see `edgewise_protocol.facts.fits`."""
 
-    engine: Name
-    """`onnxruntime` or `litert`."""
+    engine: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$(?!\n)", max_length=MAX_NAME_CHARS)] = ""
+    """`onnxruntime` or `litert`; empty in an agent bundle alone."""
     engine_min: str = ""
     engine_below: str = ""
     compatible: tuple[str, ...] = ()
@@ -119,9 +121,32 @@ class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
     momentum: bool = True
 
 
+class WheelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One wheel of an agent bundle."""
+
+    file: Name
+    distribution: Name
+    """Normalised as PEP 503 says."""
+    version: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+    tags: Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=1, max_length=64)]
+    """Compatibility tags of PEP 425, any one of which must be the device's: `py3-none-any`, ..."""
+
+
+class AgentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The agent of a bundle of kind `agent`; see `edgewise_protocol.agent`."""
+
+    version: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+    """PEP 440; what the device then reports as `agent_version`."""
+    wheels: Annotated[tuple[WheelSpec, ...], Meta(min_length=1, max_length=MAX_BUNDLE_FILES)]
+    requires_python: Annotated[str, Meta(max_length=200)] = ""
+    """A version specifier of PEP 440."""
+    launcher_min: Annotated[int, Meta(ge=1, le=1_000)] = 1
+    """Oldest launcher that can start it."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec_version: str
-    kind: Literal["inference", "training"]
+    kind: Literal["inference", "training", "agent"]
     model: Name
     version: Version
     profile: Name
@@ -140,6 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     baseline_file: str = ""
     provenance_file: str = ""
     training: TrainingSpec | None = None
+    agent: AgentSpec | None = None
     lineage: dict[str, str] = {}
     """`run`, `data_fingerprint`, `source_sha256`, `profile_sha256`, `converter`, `parent`, ..."""
     metrics: dict[str, float] = {}
@@ -180,6 +206,8 @@ def decode_manifest(data: bytes) -> Manifest:
         named.append(manifest.golden.file)
     if manifest.training:
         named += [manifest.training.step_file, manifest.training.initial_file]
+    if manifest.agent:
+        named += [wheel.file for wheel in manifest.agent.wheels]
     missing = [name for name in named if name and name not in listed]
     if missing:
         raise MalformedError(f"the manifest names {missing[0]!r}, which is not among its files")
@@ -189,6 +217,12 @@ def decode_manifest(data: bytes) -> Manifest:
         raise MalformedError("an inference bundle needs model_file, inputs, outputs and golden")
     if manifest.kind == "training" and manifest.training is None:
         raise MalformedError("a training bundle needs a training section")
+    if manifest.kind == "agent" and manifest.agent is None:
+        raise MalformedError("an agent bundle needs an agent section")
+    if (manifest.kind == "agent") != (manifest.model == AGENT_MODEL):
+        raise MalformedError(f"agent bundles, and they alone, bear the name {AGENT_MODEL!r}")
+    if manifest.kind != "agent" and not manifest.requires.engine:
+        raise MalformedError(f"a bundle of kind {manifest.kind!r} must name the engine that it needs")
     return manifest
 
 

@@ -6,7 +6,7 @@ the Unix epoch (UTC), durations seconds, latencies milliseconds, memory MiB.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -50,6 +50,12 @@ class Status(Message, frozen=True, kw_only=True):
     at: Seconds = 0.0
     facts: DeviceFacts | None = None
     serving_url: Annotated[str, Meta(max_length=200)] = ""
+    certificate_serial: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,40}$(?!\n)")] = ""
+    """Hexadecimal serial of the certificate that this session uses: the word that a renewed one works."""
+    instance: Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$(?!\n)")] = ""
+    """Salted hash of what tells this hardware from other hardware: serial numbers and MACs never leave it."""
+    run: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}$(?!\n)")] = ""
+    """Random id of this start of the agent: one that comes back after another means two agents, one identity."""
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,6 +97,11 @@ class Streamed(Message, frozen=True, kw_only=True):
     """Random id of the outbox file, so that a new outbox does not repeat sequences."""
     seq: Annotated[int, Meta(ge=1, le=2**53)]
     at: Seconds
+    after: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    """The highest lower sequence that the device still held when it sent this; 0 where it held none.
+
+    What lies between is stored, or given up for good by the bounded outbox: it never comes, and need not be waited
+    for. Absent: `seq - 1`. The outbox adds it each time that it sends (`with_after`)."""
 
 
 class Event(Streamed, frozen=True, kw_only=True):
@@ -152,6 +163,8 @@ class Ack(Message, frozen=True, kw_only=True):
     credits: Annotated[int, Meta(ge=0, le=64)] = 0
     complete: bool = False
     error: Text = ""
+    identity: Annotated[str, Meta(max_length=64)] = ""
+    """`cloned-identity` in answer to a birth: two machines were seen to take turns with this identity."""
 
 
 class WantedChunks(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +194,9 @@ class UpdateReady(Message, frozen=True, kw_only=True):
     simulated: bool = False
 
 
+AFTER_BYTES: Final = 32
+"""Room that a message in the outbox leaves for `with_after`."""
+
 M = TypeVar("M", bound=Message)
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
@@ -188,6 +204,11 @@ _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 def encode(message: Message) -> bytes:
     """JSON bytes of a message."""
     return msgspec.json.encode(message)
+
+
+def with_after(payload: bytes, after: int) -> bytes:
+    """An encoded `Streamed` message without `after`, with it; at most `AFTER_BYTES` longer."""
+    return b'%b,"after":%d}' % (payload[:-1], after)
 
 
 def decode(kind: type[M], data: bytes, limit: int = MAX_CONTROL_BYTES) -> M:

@@ -6,6 +6,8 @@ signed as it must be"; everybody who takes metadata from outside goes through it
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, Final
 
 from tuf.api.exceptions import RepositoryError
@@ -38,6 +40,22 @@ def parse_targets(data: bytes, limit: int, what: str) -> Metadata[Targets]:
     if not isinstance(metadata.signed, Targets):
         raise MalformedError(f"the {what} is TUF {metadata.signed.type!r} metadata, not targets")
     return metadata
+
+
+def keys_digest(parent: Root | Targets, role: str) -> str:
+    """SHA-256 over the keys and the threshold that `parent` demands of `role`; of none for an unknown role.
+
+    What a device has accepted of a role is remembered together with this digest, and forgotten
+    when it changes: a stolen key's last word must not bind those that take its place
+    (fast-forward recovery, TUF 1.0.33, section 5.3.11).
+    """
+    try:
+        delegated = parent.get_delegated_role(role)
+        keys = [parent.get_key(keyid) for keyid in delegated.keyids]
+    except ValueError:
+        return hashlib.sha256(b"[]").hexdigest()
+    said = sorted([key.keytype, key.scheme, json.dumps(key.keyval, sort_keys=True)] for key in keys)
+    return hashlib.sha256(json.dumps([delegated.threshold, said]).encode()).hexdigest()
 
 
 def check_signed(parent: Root | Targets, role: str, metadata: Metadata[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Offers of federated rounds: TUF Targets metadata signed by the `rounds` role.
+"""Offers of federated rounds: TUF Targets metadata signed by the `offers` role.
 
 An offer names, by digest, the training bundle and the weights to start from. A device that
 has no trust in the signature, or whose channel the offer does not name, does not train.
@@ -14,10 +14,18 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Targets
 
 from edgewise_protocol.bounds import MAX_OFFER_BYTES
-from edgewise_protocol.errors import MalformedError, OfferError, SignatureError
+from edgewise_protocol.errors import MalformedError, OfferError, SignatureError, UnsignedOfferError
 from edgewise_protocol.manifest import Name, check_major
-from edgewise_protocol.metadata import check_signed, parse_targets
-from edgewise_protocol.targets import CUSTOM_KEY, ROUNDS, SignedFile, channel_of, from_target_file, to_target_file
+from edgewise_protocol.metadata import check_signed, keys_digest, parse_targets
+from edgewise_protocol.targets import (
+    CUSTOM_KEY,
+    OFFERS,
+    ROUNDS,
+    SignedFile,
+    channel_of,
+    from_target_file,
+    to_target_file,
+)
 
 
 class OfferBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,13 +56,15 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     body: OfferBody
     training: SignedFile
     weights: SignedFile
+    keys: str = ""
+    """Digest of the `offers` role's keys, see `metadata.keys_digest`; to be remembered with the number."""
 
 
 KINDS: Final = ("training", "weights")
 
 
 def build_offer(body: OfferBody, training: SignedFile, weights: SignedFile, *, expires: datetime) -> Metadata[Targets]:
-    """The unsigned metadata of an offer; the worker's `rounds` key signs it."""
+    """The unsigned metadata of an offer; the worker's `offers` key signs it."""
     return Metadata(
         Targets(
             version=body.number,
@@ -76,13 +86,14 @@ def verify_offer(data: bytes, trusted: Targets, *, device_id: str, channel: str,
 
     Raises:
         MalformedError, UnsupportedVersionError: it cannot be read.
-        OfferError: not signed by the `rounds` role, expired, or not for this device or channel.
+        UnsignedOfferError: not signed by the `offers` role.
+        OfferError: expired, or not for this device or channel.
     """
     metadata = parse_targets(data, MAX_OFFER_BYTES, "round offer")
     try:
-        check_signed(trusted, ROUNDS, metadata)
+        check_signed(trusted, OFFERS, metadata)
     except SignatureError as error:
-        raise OfferError(f"the round offer is not signed by this fleet's rounds role: {error}") from error
+        raise UnsignedOfferError(f"the round offer is not signed by this fleet's offers role: {error}") from error
     try:
         # not strict: numbers that are not whole stand as text
         body = msgspec.convert(metadata.signed.unrecognized_fields.get(CUSTOM_KEY), OfferBody, strict=False)
@@ -106,4 +117,5 @@ def verify_offer(data: bytes, trusted: Targets, *, device_id: str, channel: str,
         body=body,
         training=files["training"],
         weights=files["weights"],
+        keys=keys_digest(trusted, OFFERS),
     )

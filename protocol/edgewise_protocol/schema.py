@@ -77,7 +77,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         True,
         1,
         OfferBody,
-        "TUF Targets metadata signed by the rounds role; the schema is that of its `signed.edgewise` field",
+        "TUF Targets metadata signed by the offers role; the schema is that of its `signed.edgewise` field",
     ),
     Channel(
         "updateReady",

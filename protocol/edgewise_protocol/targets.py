@@ -16,13 +16,22 @@ from tuf.api.metadata import TargetFile
 from edgewise_protocol.bounds import MAX_BUNDLE_BYTES
 from edgewise_protocol.bundle import SUFFIX
 from edgewise_protocol.errors import MalformedError, TopicError
-from edgewise_protocol.manifest import Manifest, Name, Sha256, Version
+from edgewise_protocol.manifest import AGENT_MODEL, Manifest, Name, Sha256, Version
 from edgewise_protocol.names import check_name
 
 CUSTOM_KEY: Final = "edgewise"
 ROUNDS: Final = "rounds"
-"""The role that signs training bundles and round offers, and the first part of their paths."""
+"""The role that signs training bundles, and the first part of their paths and of weights'."""
 DIRECTOR: Final = "director"
+"""The role that signs assignments."""
+OFFERS: Final = "offers"
+"""The role that signs round offers. It may sign for no path."""
+BESIDE: Final = frozenset({DIRECTOR, OFFERS})
+"""Roles whose documents stand beside the repository: there are no metadata of these roles in it.
+
+TUF signatures do not name their role, so what keeps an assignment, an offer and role metadata
+apart is that no two of these roles share a key.
+"""
 
 
 def auto_role(channel: str) -> str:
@@ -31,7 +40,7 @@ def auto_role(channel: str) -> str:
 
 
 def bundle_path(channel: str, model: str, profile: str, version: int) -> str:
-    """Target path of an inference bundle."""
+    """Target path of an inference bundle or an agent bundle."""
     if check_name(channel, "channel") == ROUNDS:
         raise TopicError(f"{ROUNDS!r} is reserved and cannot be a channel")
     return f"{channel}/{check_name(model, 'model')}/{check_name(profile, 'profile')}/{version}{SUFFIX}"
@@ -62,13 +71,18 @@ class TargetCustom(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     chunk_index: Sha256
     """SHA-256 of the chunk index, see `edgewise_protocol.chunks`."""
     kind: str = "inference"
-    """`inference`, `training` or `weights`."""
+    """`inference`, `training`, `weights` or `agent`."""
     model: Name = "unnamed"
     version: Version = 1
     profile: Name = "any"
     compatible: tuple[str, ...] = ()
     engine: str = ""
     lineage: Annotated[dict[str, str], Meta(max_length=64)] = {}
+
+
+def is_agent(custom: TargetCustom) -> bool:
+    """Whether a target is an agent's code, or bears its name: only offline keys may sign it (see `check_offline`)."""
+    return custom.kind == "agent" or custom.model == AGENT_MODEL
 
 
 class SignedFile(msgspec.Struct, frozen=True, kw_only=True):

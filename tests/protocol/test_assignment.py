@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 from edgewise_protocol.assignment import (
+    Accepted,
     AssignmentBody,
     build_assignment,
     check_floor,
@@ -16,6 +17,7 @@ from edgewise_protocol.assignment import (
 )
 from edgewise_protocol.errors import (
     AssignmentError,
+    AssignmentJumpError,
     BelowFloorError,
     ExpiredAssignmentError,
     MalformedError,
@@ -28,22 +30,23 @@ from edgewise_protocol.errors import (
     WrongChannelError,
     WrongDeviceError,
 )
-from edgewise_protocol.metadata import NOT_METADATA, encode_metadata
+from edgewise_protocol.metadata import NOT_METADATA, encode_metadata, keys_digest
 from edgewise_protocol.rounds import OfferBody, build_offer, verify_offer
-from edgewise_protocol.targets import DIRECTOR, ROUNDS, SignedFile, TargetCustom, bundle_path, channel_of
+from edgewise_protocol.targets import DIRECTOR, OFFERS, ROUNDS, SignedFile, TargetCustom, bundle_path, channel_of
 from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Targets
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-DIRECTOR_KEY, ROUNDS_KEY, OTHER_KEY = (CryptoSigner.generate_ed25519() for _ in range(3))
+DIRECTOR_KEY, ROUNDS_KEY, OFFERS_KEY, OTHER_KEY = (CryptoSigner.generate_ed25519() for _ in range(4))
 
 
-def trusted(floors: dict[str, int] | None = None) -> Targets:
-    keys = {k.public_key.keyid: k.public_key for k in (DIRECTOR_KEY, ROUNDS_KEY)}
+def trusted(floors: dict[str, int] | None = None, director: CryptoSigner = DIRECTOR_KEY) -> Targets:
+    keys = {k.public_key.keyid: k.public_key for k in (director, ROUNDS_KEY, OFFERS_KEY)}
     roles = {
-        DIRECTOR: DelegatedRole(DIRECTOR, [DIRECTOR_KEY.public_key.keyid], 1, False, ["dev/*"]),
+        DIRECTOR: DelegatedRole(DIRECTOR, [director.public_key.keyid], 1, False, ["dev/*"]),
+        OFFERS: DelegatedRole(OFFERS, [OFFERS_KEY.public_key.keyid], 1, False, []),
         ROUNDS: DelegatedRole(ROUNDS, [ROUNDS_KEY.public_key.keyid], 1, False, ["rounds/*/*/*"]),
     }
     extra = {"edgewise": {"floors": floors}} if floors else {}
@@ -77,12 +80,12 @@ def assignment(
 
 def verify(data: bytes, accepted: int = 0, **options: bool) -> object:
     return verify_assignment(
-        data, trusted(), device_id="dev-1", channel="lab", now=NOW, accepted_version=accepted, **options
+        data, trusted(), device_id="dev-1", channel="lab", now=NOW, accepted=Accepted(accepted), **options
     )
 
 
 def test_a_good_assignment_is_accepted_again_and_again() -> None:
-    found = verify_assignment(assignment(), trusted(), device_id="dev-1", channel="lab", now=NOW, accepted_version=5)
+    found = verify_assignment(assignment(), trusted(), device_id="dev-1", channel="lab", now=NOW, accepted=Accepted(5))
     assert (found.version, found.bundles) == (5, (a_file(),))
 
 
@@ -92,6 +95,8 @@ def test_a_good_assignment_is_accepted_again_and_again() -> None:
         (assignment(key=None), UnsignedAssignmentError),
         (assignment(key=OTHER_KEY), UnsignedAssignmentError),
         (assignment(key=ROUNDS_KEY), UnsignedAssignmentError),
+        (assignment(key=OFFERS_KEY), UnsignedAssignmentError),
+        (assignment(version=5 + 2**20 + 1), AssignmentJumpError),
         (assignment(device="dev-2"), WrongDeviceError),
         (assignment(version=4), StaleAssignmentError),
         (assignment(expires=NOW), ExpiredAssignmentError),
@@ -111,6 +116,36 @@ def test_each_wrong_assignment_is_refused_by_its_cause(data: bytes, error: type[
     with pytest.raises(error) as caught:
         verify(data, accepted=5)
     assert caught.type is error
+
+
+def test_a_version_may_be_far_above_the_last_but_not_out_of_reach() -> None:
+    verify(assignment(version=5 + 2**20), accepted=5)
+    verify(assignment(version=2**53))
+    with pytest.raises(AssignmentJumpError):
+        verify(assignment(version=2**53 + 1))
+
+
+def test_what_a_stolen_director_signed_binds_its_successor_no_more() -> None:
+    """Fast-forward recovery: the version counts under the keys that it was accepted under."""
+    mine = {"device_id": "dev-1", "channel": "lab", "now": NOW}
+    forged = verify_assignment(assignment(version=2**50), trusted(), accepted=Accepted(), **mine)
+    remembered = Accepted(forged.version, forged.keys)
+    with pytest.raises(StaleAssignmentError):
+        verify_assignment(assignment(version=6), trusted(), accepted=remembered, **mine)
+    found = verify_assignment(
+        assignment(version=6, key=OTHER_KEY), trusted(director=OTHER_KEY), accepted=remembered, **mine
+    )
+    assert (found.version, found.keys) == (6, keys_digest(trusted(director=OTHER_KEY), DIRECTOR))
+    # A state file of an older agent tells no keys: nothing is forgotten.
+    with pytest.raises(StaleAssignmentError):
+        verify_assignment(assignment(version=6), trusted(), accepted=Accepted(7), **mine)
+
+
+def test_the_digest_of_a_role_changes_with_its_keys_alone() -> None:
+    digest = keys_digest(trusted(), DIRECTOR)
+    assert digest == keys_digest(trusted({"digits": 4}), DIRECTOR)
+    assert len({digest, keys_digest(trusted(director=OTHER_KEY), DIRECTOR), keys_digest(trusted(), ROUNDS)}) == 3
+    assert keys_digest(Targets(), DIRECTOR) not in (digest, "")
 
 
 def test_a_changed_signed_field_is_unsigned() -> None:
@@ -185,7 +220,7 @@ def test_a_signed_part_of_any_shape_is_refused_or_says_the_same(field: str, valu
     assert found == verify(assignment())
 
 
-def offer(key: CryptoSigner = ROUNDS_KEY, expires: datetime = NOW + timedelta(hours=1), **changes: object) -> bytes:
+def offer(key: CryptoSigner = OFFERS_KEY, expires: datetime = NOW + timedelta(hours=1), **changes: object) -> bytes:
     fields: dict[str, object] = {
         "round_id": "f1-1", "federation": "f1", "number": 1, "channel": "lab", "model": "digits",
     }  # fmt: skip
@@ -206,6 +241,7 @@ def test_a_good_offer_is_read() -> None:
     ("data", "match"),
     [
         (offer(key=DIRECTOR_KEY), "not signed"),
+        (offer(key=ROUNDS_KEY), "not signed"),
         (offer(expires=NOW), "expired"),
         (offer(channel="production"), "channel"),
         (offer(devices=("dev-2",)), "other devices"),
@@ -236,7 +272,7 @@ def test_what_a_stolen_key_signs_is_refused_or_read_whatever_its_shape(
         raw["signed"][field] = value
     try:
         metadata: Metadata[Targets] = Metadata.from_dict(raw)
-        metadata.sign(DIRECTOR_KEY if kind == "assignment" else ROUNDS_KEY)
+        metadata.sign(DIRECTOR_KEY if kind == "assignment" else OFFERS_KEY)
     except NOT_METADATA:
         return
     with contextlib.suppress(ProtocolError):
