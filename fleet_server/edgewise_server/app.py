@@ -22,6 +22,7 @@ from edgewise_server.context import Context
 from edgewise_server.orchestrator.service import Orchestrator
 from edgewise_server.renewal import Renewal
 from edgewise_server.settings import ServerRole
+from edgewise_server.websocket.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def parts_of(context: Context, role: ServerRole) -> list[Part]:
     parts: list[Part] = []
     if "broker" in names and context.settings.embedded_broker:
         parts.append(EmbeddedBroker(context.settings))
+    if "broker" in names and context.settings.websocket_port:
+        parts.append(Gateway(context))
     if "signer" in names:
         parts.append(Renewal(context))
     if "bridge" in names:
@@ -108,6 +111,7 @@ def create_app(context: Context, *, role: ServerRole = "api", parts: Sequence[Pa
     app.state.edgewise = context
     app.state.roles = PARTS[role]
     app.state.enrol_rate = RateBound(context.settings.enrol_per_minute)
+    app.state.renew_rate = RateBound(context.settings.renew_per_minute)
     app.include_router(api_router())
     problems.install(app)
     # the last one added is the outermost: nothing of a body is read before the token is known

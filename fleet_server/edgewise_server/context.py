@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgewise_server.blobs.store import BlobStore
+from edgewise_server.broker.publication import BrokerFiles
 from edgewise_server.db import Database
 from edgewise_server.files import write_atomic
 from edgewise_server.models.base import utc_now
@@ -18,6 +19,8 @@ from edgewise_server.trust.keys import OnlineKeys, load_keys
 
 KEYS_FOLDER: Final = "keys"
 BLOBS_FOLDER: Final = "blobs"
+UPLOADS_FOLDER: Final = "uploads"
+"""Updates of federated rounds on their way in."""
 ONLINE_FILE: Final = "online.json"
 CRL_FILE: Final = "crl.pem"
 ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105 - a file name
@@ -41,7 +44,14 @@ class Context:
             pem = identity.renew_crl(session, self.authority, now=utc_now(), days=self.settings.crl_days, force=force)
         if pem is not None:
             write_atomic(self.settings.state / CRL_FILE, pem.encode())
+            self.refresh_broker()
         return pem is not None
+
+    def refresh_broker(self, *, thorough: bool = False) -> list[str]:
+        """Bring what a managed Mosquitto reads up to date; returns what was written."""
+        if not self.settings.broker_managed:
+            return []
+        return BrokerFiles(self.settings, self.database, self.authority).look(utc_now(), thorough=thorough)
 
     def close(self) -> None:
         """Close the database's connections."""

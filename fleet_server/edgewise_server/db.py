@@ -17,10 +17,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
-from edgewise_server.errors import BusyError
+from edgewise_server.errors import BusyError, DatabaseUnavailableError, StorageFullError
 
 BUSY_TIMEOUT_S: Final = 30
 _READ_ONLY: Final = "edgewise_read_only"
+_DISK_FULL: Final = "53100"
+"""SQLSTATE of PostgreSQL, appendix A."""
 
 
 class Database:
@@ -49,6 +51,7 @@ class Database:
 
         Raises:
             BusyError: another writer held the database for longer than `BUSY_TIMEOUT_S`.
+            StorageFullError, DatabaseUnavailableError: as named.
         """
         try:
             with Session(self._reading if read_only else self.engine, expire_on_commit=False) as session:
@@ -56,13 +59,32 @@ class Database:
                 if not read_only:
                     session.commit()
         except OperationalError as error:
-            if "database is locked" in str(error.orig):
-                raise BusyError("the database is busy; try again") from error
-            raise
+            raise translated(error) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that reads the database as it was at its first statement, while others write."""
+        engine = self._reading
+        if not self.is_sqlite:
+            engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with engine.connect() as connection, connection.begin():
+            yield connection
 
     def close(self) -> None:
         """Close all pooled connections."""
         self.engine.dispose()
+
+
+def translated(error: OperationalError) -> Exception:
+    """What a failure of the database itself means to an operator; the error itself where it means nothing more."""
+    text = str(error.orig)
+    if "database is locked" in text:
+        return BusyError("the database is busy; try again")
+    if "disk is full" in text or getattr(error.orig, "sqlstate", None) == _DISK_FULL:
+        return StorageFullError("the database cannot grow, its disk is full; nothing is stored until there is room")
+    if error.connection_invalidated or "disk I/O error" in text or "connect" in text or "unable to open" in text:
+        return DatabaseUnavailableError(f"the database cannot be used: {text.strip()[:300]}; see that it runs")
+    return error
 
 
 def hold_lock(session: Session, name: str) -> None:
@@ -98,7 +120,16 @@ SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not begin by itself: `_begin_sqlite` does
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # A batch of telemetry touches a page for each device and index: they fit in the cache, and are not copied back
+    # into the database after every commit.
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "cache_size=-32768",
+        "wal_autocheckpoint=8000",
+        "journal_size_limit=67108864",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

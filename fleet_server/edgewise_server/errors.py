@@ -19,6 +19,12 @@ class SettingsError(ServerError):
     code = "settings"
 
 
+class PortError(ServerError):
+    """A port cannot be listened on: another program uses it, or this one may not."""
+
+    code = "port"
+
+
 class NotFoundError(ServerError):
     """A device, group, model, blob or document does not exist."""
 
@@ -87,6 +93,24 @@ class BusyError(ServerError):
     """The database is locked for longer than we wait; try again."""
 
     code = "busy"
+
+
+class StorageFullError(ServerError):
+    """The disk of the database is full: nothing is stored, and nothing is acknowledged. Make room."""
+
+    code = "storage-full"
+
+
+class DatabaseUnavailableError(ServerError):
+    """The database does not answer, or a disk under it fails. What was not stored is tried again."""
+
+    code = "database-unavailable"
+
+
+class SchemaNewerError(ServerError):
+    """A newer server has used the database; this one does not know its schema."""
+
+    code = "schema-newer"
 
 
 class TrustError(ServerError):
@@ -165,6 +189,48 @@ class EnrolmentError(ServerError):
     """An enrolment is refused: the token is unknown, used or expired."""
 
     code = "enrolment-refused"
+
+
+class EnrolmentExpiredError(EnrolmentError):
+    """The enrolment's token has expired."""
+
+    code = "enrolment-expired"
+
+
+class UnknownBoardError(EnrolmentError):
+    """A device stands in for a board that no profile describes."""
+
+    code = "unknown-board"
+
+
+class DeviceKeyUnknownError(ServerError):
+    """A renewal is not signed by the key that is registered for the device."""
+
+    code = "device-key-unknown"
+
+
+class DeviceRevokedError(ServerError):
+    """The device was revoked: it gets no certificate any more."""
+
+    code = "device-revoked"
+
+
+class DeviceDecommissionedError(ServerError):
+    """The device was decommissioned: it gets no certificate any more."""
+
+    code = "device-decommissioned"
+
+
+class RenewalNonceError(ServerError):
+    """A renewal's nonce is old, was used, or is another device's."""
+
+    code = "renewal-nonce"
+
+
+class RenewalTooLateError(ServerError):
+    """The device's certificate expired longer ago than the grace period."""
+
+    code = "renewal-too-late"
 
 
 class CsrError(ServerError):

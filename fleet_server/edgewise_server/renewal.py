@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Final
 
+from edgewise_server import rotation
 from edgewise_server.context import Context
 from edgewise_server.models.base import utc_now
 
@@ -45,5 +46,8 @@ class Renewal:
         """Renew what is due."""
         if self._context.repository.renew(utc_now()):
             logger.info("snapshot and timestamp were signed again")
+        rotation.settle(self._context)
         if self._context.refresh_crl():
             logger.info("the revocation list was signed again")
+        for what in self._context.refresh_broker(thorough=True):
+            logger.info("the broker got %s", what)

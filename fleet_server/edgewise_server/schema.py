@@ -12,9 +12,13 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 from sqlalchemy import MetaData
+from sqlalchemy.exc import OperationalError
 
-from edgewise_server.db import Database
+from edgewise_server.db import Database, translated
+from edgewise_server.errors import SchemaNewerError
 from edgewise_server.models.base import Table
 
 TABLE_MODULES: Final = (
@@ -48,6 +52,21 @@ def migration_config(database: Database) -> Config:
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the newest revision; safe to repeat, and to run in several processes at once."""
+    """Bring the database to the newest revision; safe to repeat, and to run in several processes at once.
+
+    Raises:
+        SchemaNewerError: the database is of a revision that this server does not know.
+        BusyError, StorageFullError, DatabaseUnavailableError: the database itself fails.
+    """
     with _ONE_AT_A_TIME:
-        command.upgrade(migration_config(database), "head")
+        try:
+            command.upgrade(migration_config(database), "head")
+        except CommandError as error:
+            if not isinstance(error.__cause__, ResolutionError):
+                raise
+            raise SchemaNewerError(
+                "a newer server has used the database, and this one does not know its schema: install that version "
+                "again, or restore the backup from before its update (`edgewise-server restore`)"
+            ) from error
+        except OperationalError as error:
+            raise translated(error) from error

@@ -10,7 +10,7 @@ from edgewise_server.db import Database
 from edgewise_server.files import write_atomic
 from edgewise_server.pki.authority import create_authority
 from edgewise_server.schema import upgrade
-from edgewise_server.services import audit, tokens
+from edgewise_server.services import audit, identity, tokens
 from edgewise_server.settings import Settings
 from edgewise_server.trust.keys import create_keys
 
@@ -36,14 +36,26 @@ def initialize(settings: Settings) -> str | None:
         database.close()
 
 
-def make_token(settings: Settings, name: str, role: str, expires_in_s: float | None) -> str:
-    """Make a token at the console, for whoever may read the state folder."""
+def make_token(
+    settings: Settings, name: str, role: str, expires_in_s: float | None, *, revoke_others: bool = False
+) -> str:
+    """Make a token at the console, for whoever may read the state folder.
+
+    Args:
+        revoke_others: also end every other token, the first admin's file too, and every enrolment that is not used
+            yet: whoever copied the state folder may hold them, or have made some.
+    """
     database = Database(settings.url)
     try:
         upgrade(database)
         with database.session() as session:
+            if revoke_others:
+                ended = {"tokens": tokens.delete_all(session), "enrolments": identity.withdraw_open(session)}
+                audit.record(session, "console", "token.revoke-others", "tokens", ended)
             token, secret = tokens.create(session, name, role, expires_in_s)
             audit.record(session, "console", "token.create", token.id, {"name": name, "role": role})
+        if revoke_others:
+            (settings.state / ADMIN_TOKEN_FILE).unlink(missing_ok=True)
         return secret
     finally:
         database.close()

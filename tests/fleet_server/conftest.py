@@ -1,4 +1,4 @@
-"""Shared parts of the server's tests: a ceremony with offline keys, real bundles, a running app over SQLite."""
+"""Shared parts of the server's tests: a ceremony with offline keys, real bundles, a running app, both databases."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import functools
 import hashlib
 import io
 import json
+import os
+import secrets
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
+import psycopg
 import pytest
 import uvicorn
 from cryptography import x509
@@ -32,6 +37,7 @@ from edgewise_protocol.manifest import Golden, Manifest, Requirements, TensorSpe
 from edgewise_protocol.targets import (
     CUSTOM_KEY,
     DIRECTOR,
+    OFFERS,
     SignedFile,
     bundle_path,
     custom_for,
@@ -86,11 +92,12 @@ class Ceremony:
             for role in ("snapshot", "timestamp", "director")
         }
         self.csr_pem: str = online["intermediate_csr_pem"]
-        self.roles = {"rounds": ["rounds/*/*/*"]} | {f"auto/{c}": [f"{c}/*/*/*"] for c in auto_channels}
+        self.roles = {"rounds": ["rounds/*/*/*"], OFFERS: []} | {f"auto/{c}": [f"{c}/*/*/*"] for c in auto_channels}
         self.keys.delegated = {role: CryptoSigner.generate_ed25519() for role in self.roles}
         self.root = self._root()
         self.targets = self._targets()
-        self.delegated = {role: Metadata(Targets(version=1, expires=expiring(90))) for role in self.roles}
+        with_metadata = [role for role in self.roles if role != OFFERS]
+        self.delegated = {role: Metadata(Targets(version=1, expires=expiring(90))) for role in with_metadata}
         self.sign_all()
 
     def _root(self) -> Metadata[Root]:
@@ -299,8 +306,128 @@ def _migrated() -> bytes:
         return Path(folder, "empty.db").read_bytes()
 
 
+# -- PostgreSQL -------------------------------------------------------------------------------
+
+
+class Cluster:
+    """A PostgreSQL server on which databases may be made: the one that is named, or one of our own for this run."""
+
+    def __init__(self) -> None:
+        self.folder = ""
+        self.admin = os.environ.get("EDGEWISE_TEST_POSTGRES", "")
+        self._template = ""
+        self._made: list[str] = []
+        if not self.admin:
+            self._start()
+
+    def _start(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="ew-pg-")
+        # PostgreSQL refuses to run as root
+        self._user = "nobody" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        self._command("initdb", "-D", f"{self.folder}/data", "-U", "edgewise", "-A", "trust", "--no-sync", "-E", "UTF8")
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200"
+        self._command("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+        self.admin = f"postgresql://edgewise@/postgres?host={self.folder}"
+
+    def _command(self, *words: str) -> None:
+        done = subprocess.run(words, user=self._user, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    def url(self, name: str) -> str:
+        return self.admin.replace("postgresql://", "postgresql+psycopg://").replace("/postgres", f"/{name}")
+
+    def make(self, template: str = "template1") -> str:
+        """Make a database; its URL. `drop_made` takes it away again."""
+        name = f"edgewise_{os.getpid()}_{secrets.token_hex(4)}"
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self._made.append(name)
+        return self.url(name)
+
+    def make_migrated(self) -> str:
+        """Make an empty database at the newest revision: a copy of one that was migrated once."""
+        if not self._template:
+            url = self.make()
+            self._template = self._made.pop()
+            database = Database(url)
+            upgrade(database)
+            database.close()
+        return self.make(self._template)
+
+    def drop_made(self) -> None:
+        names, self._made = self._made, []
+        if names:
+            with psycopg.connect(self.admin, autocommit=True) as connection:
+                for name in names:
+                    connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        self.drop_made()
+        if self._template:
+            self._made = [self._template]
+            self.drop_made()
+        if self.folder:
+            self._command("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+ON_POSTGRES = os.environ.get("EDGEWISE_TEST_DATABASE", "sqlite") == "postgresql"
+"""Whether every test runs on PostgreSQL, not only those that ask for both databases."""
+_CLUSTERS: list[Cluster] = []
+
+
+def cluster() -> Cluster:
+    """The run's cluster; made once."""
+    if not _CLUSTERS:
+        _CLUSTERS.append(Cluster())
+    return _CLUSTERS[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_cluster() -> Iterator[None]:
+    yield
+    while _CLUSTERS:
+        _CLUSTERS.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def drop_databases() -> Iterator[None]:
+    """What a test has made is gone after it; its contexts are closed by then."""
+    yield
+    if _CLUSTERS:
+        _CLUSTERS[0].drop_made()
+
+
+@pytest.fixture
+def postgres() -> Cluster:
+    """A PostgreSQL server; skips where there is none."""
+    if not os.environ.get("EDGEWISE_TEST_POSTGRES") and not (shutil.which("initdb") and shutil.which("pg_ctl")):
+        pytest.skip("no PostgreSQL: set EDGEWISE_TEST_POSTGRES or install it")
+    return cluster()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def both_databases(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    """Makes an empty database, given a folder; returns its URL. For tests that run on both whatever is asked."""
+    if request.param == "postgresql":
+        found: Cluster = request.getfixturevalue("postgres")
+        return lambda _: found.make()
+    return lambda folder: f"sqlite:///{folder / 'test.db'}"
+
+
+@pytest.fixture
+def server_env() -> dict[str, str]:
+    """Environment of a server's own process, which then runs on the database that this run is about."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGEWISE_SERVER_")}
+    return kept | ({"EDGEWISE_SERVER_DATABASE_URL": cluster().make()} if ON_POSTGRES else {})
+
+
 def make_state(folder: Path, database_url: str | None = None, **overrides: object) -> Context:
-    """An initialized state folder, opened; the caller closes the context."""
+    """An initialized state folder, opened; the caller closes the context. Its database is the one this run is about."""
+    if database_url is None and ON_POSTGRES:
+        database_url = cluster().make_migrated()
     settings = load_settings(folder, database_url=database_url, **overrides)
     create_keys(folder / KEYS_FOLDER)
     create_authority(folder / KEYS_FOLDER)
@@ -314,7 +441,7 @@ def make_state(folder: Path, database_url: str | None = None, **overrides: objec
 
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
-    """A server's context on SQLite, without trust."""
+    """A server's context, without trust."""
     opened = make_state(tmp_path / "state")
     yield opened
     opened.close()
@@ -420,11 +547,11 @@ def api(context: Context, ended_servers: list[LiveServer]) -> Iterator[Api]:
     """A running API over `context`, with a client for every role; plain HTTP, so no CA file is loaded."""
     server = LiveServer(context)
     with context.database.session() as session:
-        secrets = {role: tokens.create(session, role, role)[1] for role in tokens.TOKEN_ROLES}
+        made = {role: tokens.create(session, role, role)[1] for role in tokens.TOKEN_ROLES}
     base = f"{server.url}/api/v1"
     clients = {
         role: httpx.Client(base_url=base, headers={"Authorization": f"Bearer {secret}"}, timeout=30, verify=False)
-        for role, secret in secrets.items()
+        for role, secret in made.items()
     }
     clients["nobody"] = httpx.Client(base_url=base, timeout=30, verify=False)
     yield Api(url=base, context=context, **clients)

@@ -8,9 +8,10 @@ from datetime import timedelta
 import pytest
 from edgewise_server.api import routers
 from edgewise_server.api.auth import OPEN, PREFIX, ROLES, permits
-from edgewise_server.errors import SettingsError
+from edgewise_server.errors import DatabaseUnavailableError, SettingsError
 from edgewise_server.models.access import Token
 from edgewise_server.models.base import utc_now
+from edgewise_server.services import tokens
 from fastapi import APIRouter
 from sqlmodel import select
 
@@ -22,8 +23,14 @@ ALL_ROUTES = [
 CLOSED = [entry for entry in ALL_ROUTES if (entry[0], PREFIX + entry[1]) not in OPEN]
 
 # What the lowest role may at most do, route by route: a change of these is a decision, not a slip.
-EXPECTED_OPEN = {("GET", "/health"), ("POST", "/enrol")}
-ADMIN_ONLY = {("POST", "/tokens"), ("GET", "/tokens"), ("DELETE", "/tokens/{token_id}"), ("PUT", "/trust")}
+EXPECTED_OPEN = {("GET", "/health"), ("POST", "/enrol"), ("POST", "/renew"), ("POST", "/renew/nonce")}
+ADMIN_ONLY = {
+    ("POST", "/tokens"),
+    ("GET", "/tokens"),
+    ("DELETE", "/tokens/{token_id}"),
+    ("PUT", "/trust"),
+    ("PUT", "/trust/fleet-ca"),
+}
 WORKER_WRITES = {
     ("PUT", "/metadata/delegated/{role:path}"),
     ("POST", "/attestations"),
@@ -58,6 +65,15 @@ def test_the_enumeration_sees_the_whole_api(api):
 def test_only_health_and_enrolment_are_open():
     open_routes = {(m, p) for m, p, _ in ALL_ROUTES if (m, PREFIX + p) in OPEN}
     assert open_routes == EXPECTED_OPEN
+
+
+def test_a_token_that_cannot_be_looked_up_is_not_called_wrong(api, monkeypatch):
+    def find(*_):
+        raise DatabaseUnavailableError("the database cannot be used: see that it runs")
+
+    monkeypatch.setattr(tokens, "find", find)
+    answer = api.nobody.get(f"{PREFIX}/status", headers={"Authorization": "Bearer ew_some"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
 
 
 @pytest.mark.parametrize("header", [None, "Bearer ew_wrong", "Bearer", "Basic YTpi", "Bearer " + "x" * 5000])

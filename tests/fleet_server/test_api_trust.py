@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from edgewise_protocol.assignment import verify_assignment
+from edgewise_protocol.assignment import Accepted, verify_assignment
 from edgewise_protocol.targets import from_target_file
 from edgewise_server.models.devices import Device
 from tuf.api.exceptions import BadVersionNumberError, DownloadHTTPError, RepositoryError
@@ -93,7 +93,7 @@ def test_a_device_verifies_its_assignment_beside_the_updater(trusted_api, ceremo
     updater.refresh()
     trusted = Metadata.from_bytes(trusted_api.viewer.get("/metadata/targets.json").content).signed
     found = verify_assignment(
-        data, trusted, device_id="cam-1", channel="lab", now=datetime.now(UTC), accepted_version=0
+        data, trusted, device_id="cam-1", channel="lab", now=datetime.now(UTC), accepted=Accepted()
     )
     assert found.bundles == (bundle.file,)
     shown = trusted_api.viewer.get("/devices/cam-1").json()["assignment"]

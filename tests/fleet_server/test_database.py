@@ -6,17 +6,13 @@ on which databases may be made, or where its programs are installed.
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -24,7 +20,7 @@ from edgewise_protocol.enrolment import EnrolRequest
 from edgewise_protocol.facts import DeviceFacts
 from edgewise_server.context import online_description
 from edgewise_server.db import Database, hold_lock
-from edgewise_server.errors import EnrolmentError
+from edgewise_server.errors import EnrolmentError, SchemaNewerError
 from edgewise_server.models.access import AuditEntry
 from edgewise_server.models.devices import Device
 from edgewise_server.schema import METADATA, upgrade
@@ -33,53 +29,10 @@ from sqlalchemy import inspect, text
 from sqlmodel import select
 
 
-def unprivileged() -> str | None:
-    """PostgreSQL refuses to run as root: a user to run it as, or None to stay."""
-    return "nobody" if os.geteuid() == 0 else None
-
-
-@pytest.fixture(scope="session")
-def postgres_admin_url():
-    """psycopg URL of a server on which databases may be made; skips where there is none."""
-    if os.environ.get("EDGEWISE_TEST_POSTGRES"):
-        yield os.environ["EDGEWISE_TEST_POSTGRES"]
-        return
-    if not shutil.which("initdb") or not shutil.which("pg_ctl"):
-        pytest.skip("no PostgreSQL: set EDGEWISE_TEST_POSTGRES or install it")
-    folder = tempfile.mkdtemp(prefix="ew-pg-")
-    user, data = unprivileged(), f"{folder}/data"
-    if user:
-        shutil.chown(folder, user)
-
-    def command(*words):
-        done = subprocess.run(words, user=user, cwd=folder, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-
-    try:
-        command("initdb", "-D", data, "-U", "edgewise", "-A", "trust", "--no-sync", "-E", "UTF8")
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=60"
-        command("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-        try:
-            yield f"postgresql://edgewise@/postgres?host={folder}"
-        finally:
-            command("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
+@pytest.fixture
+def url(both_databases, tmp_path):
     """URL of an empty database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'test.db'}"
-        return
-    admin = request.getfixturevalue("postgres_admin_url")
-    name = f"edgewise_{os.getpid()}_{abs(hash(tmp_path)) % 10**9}"
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield admin.replace("postgresql://", "postgresql+psycopg://").replace("/postgres", f"/{name}")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return both_databases(tmp_path)
 
 
 @pytest.fixture
@@ -111,6 +64,16 @@ def test_several_processes_may_migrate_at_once(url):
         assert process.returncode == 0, errors.decode()
     database = Database(url)
     assert "devices" in inspect(database.engine).get_table_names()
+    database.close()
+
+
+def test_a_database_of_a_newer_server_is_left_alone_and_says_so(url):
+    database = Database(url)
+    upgrade(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999_of_the_future'"))
+    with pytest.raises(SchemaNewerError, match="install that version again"):
+        upgrade(database)
     database.close()
 
 

@@ -25,10 +25,13 @@ OPEN: Final[frozenset[tuple[str, str]]] = frozenset(
     {
         ("GET", f"{PREFIX}/health"),
         ("POST", f"{PREFIX}/enrol"),
+        ("POST", f"{PREFIX}/renew"),
+        ("POST", f"{PREFIX}/renew/nonce"),
         ("GET", f"{PREFIX}/openapi.json"),
     }
 )
-"""Reachable without a bearer token. `POST /enrol` authenticates by the one-time token in its body."""
+"""Reachable without a bearer token. `POST /enrol` authenticates by the one-time token in its body, `POST /renew` by a
+signature of the device's registered key."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class FederationIn(Body):
     min_clients: int = Field(2, ge=1, le=MAX_CLIENTS)
     epochs: int = Field(1, ge=1, le=1_000)
     batch_size: int = Field(32, ge=1, le=4_096)
-    lr: float = Field(0.05, gt=0, le=10)
+    lr: float = Field(gt=0, le=10, description="learning rate; what fits depends on the model, so there is no default")
     mu: float = Field(0.0, ge=0, le=100)
     max_steps: int = Field(2_000, ge=1, le=1_000_000)
     seed: int = Field(0, ge=0, le=2**31 - 1)

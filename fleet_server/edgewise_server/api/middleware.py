@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgewise_server.api.auth import OPEN, PREFIX, Principal
 from edgewise_server.api.problems import problem_of
 from edgewise_server.db import Database
-from edgewise_server.errors import BusyError, TooLargeError, UnauthenticatedError
+from edgewise_server.errors import ServerError, TooLargeError, UnauthenticatedError
 from edgewise_server.services import tokens
 
 DEFAULT_BODY_BYTES: Final = MIB
@@ -89,7 +89,7 @@ class Authenticated:
             return
         try:
             principal = await run_in_threadpool(self._principal, _header(scope, b"authorization").decode("latin-1"))
-        except (UnauthenticatedError, BusyError) as error:
+        except ServerError as error:
             await problem_of(error, scope["path"])(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})

@@ -41,6 +41,4 @@ class RateBound:
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
         if not enough:
-            raise TooManyRequestsError(
-                "too many enrolments; try again later", max(1, round((1 - left) * 60 / per_minute))
-            )
+            raise TooManyRequestsError("too many tries; try again later", max(1, round((1 - left) * 60 / per_minute)))

@@ -80,11 +80,13 @@ class RolloutCounts(BaseModel):
     reverted: int
     offline: int
     unfit: int = Field(description="devices of the group that are online, and that no bundle of the version fits")
+    barred: int = Field(0, description="devices of the group that are online, and get no new model as they are")
 
 
 class RolloutDeviceOut(BaseModel):
     device_id: str
     state: str = Field(description="pending, committed, failed or reverted")
+    reported: str = Field("", description="what a pending device says that it does: downloading, probation, ...")
     outcome: str = Field(description="pending, committed or failed; stays when the device is reverted")
     sha256: str
     previous_version: int | None
@@ -94,6 +96,11 @@ class RolloutDeviceOut(BaseModel):
     reverted_at: datetime | None
     error_code: str
     error: str
+
+
+class BarredOut(BaseModel):
+    device_id: str
+    reason: str = Field(description="code: `agent-too-old`", examples=["agent-too-old"])
 
 
 class DecisionOut(BaseModel):
@@ -107,6 +114,7 @@ class DecisionOut(BaseModel):
 class RolloutDetail(RolloutSummary):
     counts: RolloutCounts
     devices: list[RolloutDeviceOut]
+    barred: list[BarredOut] = Field(description="devices that wait for a newer agent, at most 200")
     history: list[DecisionOut]
 
 

@@ -98,6 +98,17 @@ class TrustOut(TrustState):
     intermediate_pem: str
 
 
+class FleetCaIn(BaseModel):
+    fleet_ca_pem: str = Field(min_length=1, max_length=16_384)
+    intermediate_pem: str = Field(min_length=1, max_length=16_384)
+
+
+class FleetCaOut(BaseModel):
+    changed: bool = Field(description="False when it was in force already.")
+    fleet_ca_pem: str
+    intermediate_pem: str
+
+
 class PublishedOut(BaseModel):
     role: str
     version: int
@@ -159,6 +170,19 @@ class EnrolmentOut(BaseModel):
     device_id: str
 
 
+class ReplacementIn(Body):
+    expires_in_s: float | None = Field(None, gt=0, le=90 * 24 * 3600)
+
+
+class DecommissionIn(Body):
+    within_s: float | None = Field(
+        None,
+        ge=0,
+        le=90 * 24 * 3600,
+        description="How long the device may take to report that it runs nothing; 0 revokes it at once.",
+    )
+
+
 class ModelState(BaseModel):
     model: str
     state: str
@@ -174,9 +198,15 @@ class DeviceOut(BaseModel):
     simulated: bool
     machine: str
     compatible: list[str]
+    agent_version: str
+    agent_too_old: bool = Field(description="Older than `minimum_agent_version`: it gets no new model, only an agent.")
     enrolled_at: datetime
     last_seen_at: datetime | None
     revoked_at: datetime | None
+    decommission_by: datetime | None
+    decommissioned_at: datetime | None
+    cloned_at: datetime | None = Field(description="When two machines were found to take turns with its identity.")
+    cloned_instances: list[str] = Field(description="Salted fingerprints of the two machines.")
     assignment_version: int
     models: list[ModelState]
 
@@ -205,6 +235,8 @@ class AssignmentOut(BaseModel):
 class CertificateOut(BaseModel):
     serial: str
     not_after: datetime
+    key_sha256: str = Field(description="SHA-256 of the registered public key (SubjectPublicKeyInfo).")
+    renewed_serial: str = Field(description="Of a renewed certificate that has not been seen in use yet; or empty.")
 
 
 class DeviceDetail(DeviceOut):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from edgewise_protocol.names import check_sha256
+from edgewise_protocol.renewal import fleet_ca_pins
 from fastapi import APIRouter, Depends, Request, Response
 
+from edgewise_server import rotation
 from edgewise_server.api.access import role_states
 from edgewise_server.api.auth import Admin, Operator, OperatorOrWorker, Viewer, ViewerOrWorker
 from edgewise_server.api.deps import ContextDep
@@ -15,6 +17,8 @@ from edgewise_server.api.schemas import (
     AttestationOut,
     AttestationsOut,
     CeremonyIn,
+    FleetCaIn,
+    FleetCaOut,
     Installed,
     Items,
     PublishedOut,
@@ -24,7 +28,7 @@ from edgewise_server.context import Context, online_description
 from edgewise_server.db import SessionDep
 from edgewise_server.errors import NotFoundError
 from edgewise_server.models.base import utc_now
-from edgewise_server.services import attestations, audit, identity, metadata
+from edgewise_server.services import attestations, audit, fleet_ca, identity, metadata
 from edgewise_server.services.repository import Published
 from edgewise_server.trust.documents import ROOT, TARGETS
 
@@ -45,7 +49,26 @@ RawBody = Annotated[bytes, Depends(raw_body)]
 
 @router.get("/trust/online", summary="Public keys of the online roles and the CSR, for the key ceremony")
 def online_keys(context: ContextDep, _: Viewer) -> dict[str, Any]:
+    # a rotation may have been begun by another process
+    context.keys.refresh()
+    context.authority.refresh()
     return online_description(context.keys, context.authority)
+
+
+@router.put("/trust/fleet-ca", summary="Put another intermediate of the fleet's CA into force")
+def put_fleet_ca(body: FleetCaIn, context: ContextDep, who: Admin) -> FleetCaOut:
+    now = utc_now()
+    with context.database.session() as session:
+        pins = fleet_ca_pins(context.repository.current(session).targets.signed)
+        changed = fleet_ca.change(session, context.authority, pins, body.fleet_ca_pem, body.intermediate_pem, now=now)
+        if changed:
+            audit.record(
+                session, who.name, "trust.fleet-ca", ROOT, {"intermediate": fleet_ca.digest(body.intermediate_pem)}
+            )
+    if changed:
+        context.refresh_crl(force=True)
+        rotation.settle(context)
+    return FleetCaOut(changed=changed, fleet_ca_pem=body.fleet_ca_pem, intermediate_pem=body.intermediate_pem)
 
 
 @router.get("/trust", summary="Versions and expiries of the trusted metadata, and the fleet's CA")
@@ -76,7 +99,7 @@ def install_trust(body: CeremonyIn, context: ContextDep, who: Admin) -> Installe
 def revocation_list(session: SessionDep, _: Viewer) -> Response:
     pem = identity.fleet_ca(session).crl_pem
     if not pem:
-        raise NotFoundError("no revocation list has been signed yet")
+        raise NotFoundError("no revocation list has been signed yet: run `edgewise trust install`")
     return Response(pem, media_type="application/x-pem-file")
 
 
@@ -129,6 +152,8 @@ def list_attestations(sha256: str, session: SessionDep, _: ViewerOrWorker) -> It
 
 def _upload(context: Context, role: str, data: bytes, actor: str) -> PublishedOut:
     published: Published = context.repository.upload(role, data, now=utc_now(), actor=actor)
+    if published.changed and role in (ROOT, TARGETS):
+        rotation.settle(context)
     return PublishedOut(
         role=role,
         version=published.versions[role],

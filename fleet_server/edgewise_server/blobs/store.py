@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,12 @@ class BlobStore:
     def remove(self, sha256: str) -> None:
         """Remove a file, if it is there."""
         self.path(sha256).unlink(missing_ok=True)
+
+    def files(self) -> Iterator[Path]:
+        """All files, and the parts of uploads."""
+        for folder in sorted(self._folder.iterdir()):
+            if folder.is_dir():
+                yield from (path for path in sorted(folder.iterdir()) if path.is_file())
 
     def discard_parts(self) -> int:
         """Remove what interrupted uploads left; only while no other process receives. Returns their number."""

@@ -12,18 +12,19 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
-from edgewise_protocol.bounds import MAX_PACKET_BYTES
+from edgewise_protocol.bounds import MAX_PACKET_BYTES, MIB
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edgewise_server.bridge.client import Client, Packet
 from edgewise_server.bridge.errors import BridgeError
+from edgewise_server.bridge.tls import broker_tls
 from edgewise_server.settings import Settings
 
 CONNECT_S: Final = 5.0
@@ -31,17 +32,10 @@ ANSWER_S: Final = 30.0
 """Longest wait for a SUBACK, or for the broker to acknowledge a publication."""
 KEEPALIVE_S: Final = 30
 SESSION_S: Final = 24 * 3600
-RECEIVE_MAXIMUM: Final = 1_000
-"""Packets that the broker may send before we acknowledge one: bounds the queue below."""
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    topic: str
-    payload: bytes
-    retained: bool
-    mid: int
-    qos: int
+RECEIVE_MAXIMUM: Final = 8_000
+"""Packets that the broker may send before we acknowledge one: two batches, so that one comes while one is stored."""
+MAX_HELD_BYTES: Final = 64 * MIB
+"""Payload that is held unstored; beyond it nothing is read from the broker. It does not always keep its maximum."""
 
 
 class Connection:
@@ -54,16 +48,19 @@ class Connection:
             BridgeError: it did not within `CONNECT_S`.
         """
         self._received: queue.SimpleQueue[Packet] = queue.SimpleQueue()
+        self._held_in = 0
+        self._held_out = 0
         self._returned: deque[Packet] = deque()
         self._lock = threading.Condition()
         self._outcome: str | None = None
         self._lost = threading.Event()
         self._answered: set[int] = set()
-        self._client = client = mqtt.Client(
+        self._client = client = Client(
+            self._receive,
+            self._has_room,
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=mqtt.MQTTv5,
-            manual_ack=True,
             reconnect_on_failure=False,
         )
         client.max_inflight_messages_set(64)
@@ -72,14 +69,9 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_answer
         client.on_unsubscribe = self._on_answer
-        client.on_message = self._on_message
         client.on_socket_open = _no_delay
         if settings.broker_tls:
-            client.tls_set(
-                ca_certs=_text(settings.broker_ca_file),
-                certfile=_text(settings.broker_certificate_file),
-                keyfile=_text(settings.broker_key_file),
-            )
+            client.tls_set_context(broker_tls(settings))
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_S
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
@@ -100,6 +92,11 @@ class Connection:
             raise BridgeError(f"the broker does not accept the connection: {outcome or 'no answer'}")
 
     @property
+    def turn(self) -> threading.Lock:
+        """While it is held, nothing is received."""
+        return self._client.turn
+
+    @property
     def lost(self) -> bool:
         return self._lost.is_set()
 
@@ -108,9 +105,11 @@ class Connection:
         if self._returned:
             return self._returned.popleft()
         try:
-            return self._received.get(timeout=timeout_s) if timeout_s > 0 else self._received.get_nowait()
+            packet = self._received.get(timeout=timeout_s) if timeout_s > 0 else self._received.get_nowait()
         except queue.Empty:
             return None
+        self._held_out += len(packet.payload)
+        return packet
 
     def give_back(self, packets: Sequence[Packet]) -> None:
         """Put taken packets back, in front of all others."""
@@ -158,11 +157,13 @@ class Connection:
         """Publish with QoS 1 without waiting."""
         return self._client.publish(topic, payload, qos=1, retain=retain)
 
+    def tell(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish with QoS 0 what is only said to be heard: a loss makes the other side ask again."""
+        self._client.tell(messages)
+
     def acknowledge(self, packets: Sequence[Packet]) -> None:
         """Tell the broker that packets are stored. On a lost connection it does nothing: they come again."""
-        for packet in packets:
-            if packet.qos:
-                self._client.ack(packet.mid, packet.qos)
+        self._client.acknowledge([packet.mid for packet in packets if packet.qos])
 
     def give_up(self) -> None:
         """Have the owner end the connection; any thread may say so."""
@@ -173,6 +174,13 @@ class Connection:
         self._lost.set()
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _receive(self, packet: Packet) -> None:
+        self._held_in += len(packet.payload)  # written by one thread only, as is the other: no lock
+        self._received.put(packet)
+
+    def _has_room(self) -> bool:
+        return self._held_in - self._held_out < MAX_HELD_BYTES
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         with self._lock:
@@ -191,15 +199,8 @@ class Connection:
             self._answered.add(mid)
             self._lock.notify_all()
 
-    def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self._received.put(Packet(message.topic, bytes(message.payload), message.retain, message.mid, message.qos))
-
 
 def _no_delay(_client: Any, _data: Any, connection: Any) -> None:
     """A PUBACK followed by a small packet would otherwise wait some 40 ms."""
     with contextlib.suppress(OSError, AttributeError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _text(path: Any) -> str | None:
-    return None if path is None else str(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from edgewise_protocol import topics
@@ -13,7 +15,7 @@ from edgewise_server.bridge.sorting import Item, ReadyItem, ReportedItem, Status
 from edgewise_server.context import Context
 from edgewise_server.errors import NotFoundError, QuotaError
 from edgewise_server.models.devices import Device
-from edgewise_server.services import assignments, ingest, outgoing, updates
+from edgewise_server.services import assignments, clones, ingest, outgoing, presence, renewals, updates
 from edgewise_server.services.ingest import StreamedItem
 from edgewise_server.services.updates import ChunkItem
 from edgewise_server.uploads.store import UploadStore
@@ -21,39 +23,53 @@ from edgewise_server.uploads.store import UploadStore
 MAX_REPUBLISHED: Final = 256
 """Topics that one `want` may have published again."""
 
-Answers = list[tuple[str, Ack]]
+
+@dataclass(slots=True)
+class Answers:
+    """What is to be said to devices after the commit."""
+
+    stored: list[tuple[str, str, int]] = field(default_factory=list)
+    """(device, stream, through)"""
+    others: list[tuple[str, Ack]] = field(default_factory=list)
+
+    def add(self, more: Answers) -> None:
+        self.stored += more.stored
+        self.others += more.others
 
 
 def take_in(session: Session, context: Context, uploads: UploadStore, items: Sequence[Item], now: float) -> Answers:
-    """Store a batch. Items of unknown or revoked devices are dropped.
-
-    Returns:
-        (device, ack) to be published once the caller's transaction has committed.
-    """
-    devices = ingest.known_devices(session, (item.device_id for item in items))
-    known = [item for item in items if item.device_id in devices]
+    """Store a batch; items of unknown or revoked devices are dropped. Answer once the transaction has committed."""
+    ids = presence.known_ids(session, (item.device_id for item in items))
+    known = [item for item in items if item.device_id in ids]
+    devices = presence.load(
+        session, {item.device_id for item in known if not isinstance(item, StreamedItem | ChunkItem)}
+    )
+    answers = Answers()
     for item in known:
         if isinstance(item, StatusItem):
-            ingest.record_status(devices[item.device_id], item.status, now)
+            device = devices[item.device_id]
+            if presence.record_status(device, item.status, now):
+                renewals.confirm(session, device, item.status)
+                clones.record(session, device, item.status, datetime.fromtimestamp(now, UTC))
+                if item.status.online and device.cloned_at is not None:
+                    answers.others.append((device.id, Ack(identity=clones.KIND)))
         elif isinstance(item, ReportedItem):
-            ingest.record_reported(devices[item.device_id], item.reported)
-    live = {item.device_id for item in known if not isinstance(item, StatusItem | ReportedItem)}
-    ingest.touch((devices[device_id] for device_id in live), now)
-    session.add_all(devices.values())
+            presence.record_reported(devices[item.device_id], item.reported)
     session.flush()
+    live = {item.device_id for item in known if not isinstance(item, StatusItem | ReportedItem)}
+    presence.touch(session, live, now)
 
-    answers: Answers = []
     streamed = [item for item in known if isinstance(item, StreamedItem)]
     if streamed:
-        answers += ingest.store(session, streamed, now, context.settings.gap_s)
+        answers.stored = ingest.store(session, streamed, now)
     for item in known:
         if isinstance(item, WantItem):
             answer_want(session, context, devices[item.device_id], item.want)
         elif isinstance(item, ReadyItem):
-            answers += updates.announce(session, devices[item.device_id], item.ready, now)
+            answers.others += updates.announce(session, devices[item.device_id], item.ready, now)
     chunks = [item for item in known if isinstance(item, ChunkItem)]
     if chunks:
-        answers += updates.receive(session, context.blobs, uploads, chunks, now)
+        answers.others += updates.receive(session, context.blobs, uploads, chunks, now)
     return answers
 
 

@@ -17,7 +17,8 @@ from edgewise_protocol.bounds import CHUNK_BYTES, MIB
 from sqlmodel import Session, col, select, update
 
 from edgewise_server.blobs.store import BlobStore
-from edgewise_server.bridge.connection import Connection, Packet
+from edgewise_server.bridge.client import Packet
+from edgewise_server.bridge.connection import Connection
 from edgewise_server.db import Database
 from edgewise_server.errors import NotFoundError
 from edgewise_server.models.base import new_id

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from edgewise_protocol import topics
 from edgewise_protocol.bounds import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_DRIFT_BYTES
-from edgewise_protocol.errors import MalformedError
-from edgewise_protocol.messages import Drift, Event, Reported, Status, Telemetry, UpdateReady, Want, decode
+from edgewise_protocol.errors import MalformedError, ProtocolError
+from edgewise_protocol.messages import Drift, Event, Reported, Status, Streamed, Telemetry, UpdateReady, Want, decode
 
 from edgewise_server.services.ingest import StreamedItem
 from edgewise_server.services.updates import ChunkItem
@@ -47,11 +48,20 @@ class ReadyItem:
     ready: UpdateReady
 
 
+_STREAMS: Final[dict[str, tuple[type[Streamed], int]]] = {
+    "event": (Event, MAX_CONTROL_BYTES),
+    "telemetry": (Telemetry, MAX_CONTROL_BYTES),
+    "drift": (Drift, MAX_DRIFT_BYTES),
+}
+_place: Final = msgspec.json.Decoder(Streamed)
+
 Item = StatusItem | ReportedItem | StreamedItem | WantItem | ReadyItem | ChunkItem
 
 
 def sort(topic: str, payload: bytes) -> Item | None:
     """Parse a packet; None for a cleared retained topic.
+
+    A message of an outbox that breaks the contract, but names its place in its stream, becomes a refused item.
 
     Raises:
         ProtocolError: the topic or the payload breaks the contract.
@@ -69,15 +79,25 @@ def sort(topic: str, payload: bytes) -> Item | None:
             return StatusItem(device, decode(Status, payload))
         case "reported":
             return ReportedItem(device, decode(Reported, payload))
-        case "event":
-            return StreamedItem(device, "event", decode(Event, payload), payload)
-        case "telemetry":
-            return StreamedItem(device, "telemetry", decode(Telemetry, payload), payload)
-        case "drift":
-            return StreamedItem(device, "drift", decode(Drift, payload, MAX_DRIFT_BYTES), payload)
+        case "event" | "telemetry" | "drift" as leaf:
+            return _streamed(device, leaf, payload)
         case "want":
             return WantItem(device, decode(Want, payload, MAX_CONTROL_BYTES))
         case "update-ready":
             return ReadyItem(device, decode(UpdateReady, payload))
         case leaf:
             raise MalformedError(f"nothing is expected on the topic {leaf!r}")
+
+
+def _streamed(device_id: str, leaf: str, payload: bytes) -> StreamedItem:
+    kind, limit = _STREAMS[leaf]
+    try:
+        return StreamedItem(device_id, leaf, decode(kind, payload, limit), payload)
+    except ProtocolError as error:
+        if len(payload) > limit:
+            raise
+        try:
+            place = _place.decode(payload)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            raise error from None
+        return StreamedItem(device_id, leaf, place, payload).refused()

@@ -8,6 +8,7 @@ Mosquitto stands beside the server; see deploy/.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,22 @@ class EmbeddedBroker:
             )
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._broker: Any = None
+
+    def check(self) -> None:
+        """Look whether the port is free, before anything is started.
+
+        Raises:
+            BrokerError: it is not.
+        """
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_address(self.host).strip("[]"), self.port))
+            except OSError as error:
+                raise BrokerError(
+                    f"the embedded broker cannot listen on {self.host}:{self.port}: {error.strerror}; end the program "
+                    "that uses the port (perhaps another edgewise-server), or set another broker_port in server.toml"
+                ) from error
 
     def start(self) -> None:
         """Start the child process, and return once it accepts connections.

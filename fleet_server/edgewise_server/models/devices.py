@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from sqlalchemy import false
 from sqlmodel import Field
 
 from edgewise_server.models.base import JsonValue, Table, UtcDateTime, utc_now
+
+_EMPTY_LIST: Final[dict[str, Any]] = {"server_default": "[]"}
 
 
 class Enrolment(Table, table=True):
@@ -25,6 +28,8 @@ class Enrolment(Table, table=True):
     expires_at: datetime = Field(sa_type=UtcDateTime)
     used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     device_id: str = Field(default="", max_length=64)
+    replaces: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """The device of that name exists: whoever uses the token takes its place."""
 
 
 class Device(Table, table=True):
@@ -38,7 +43,22 @@ class Device(Table, table=True):
     certificate_serial: str = Field(max_length=40, index=True)
     """Hexadecimal serial number of the newest certificate."""
     certificate_not_after: datetime = Field(sa_type=UtcDateTime)
+    key_sha256: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    """SHA-256 of the SubjectPublicKeyInfo of the registered key: who holds it may renew."""
+    next_key_sha256: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    """Key of a certificate that was issued by renewal and has not been seen in use yet; empty for none."""
+    next_serial: str = Field(default="", max_length=40, sa_column_kwargs={"server_default": ""})
+    next_not_after: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    decommission_by: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """When the device is decommissioned even if it has not reported that it runs nothing any more."""
+    decommissioned_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+    births: list[dict[str, Any]] = Field(default_factory=list, sa_type=JsonValue, sa_column_kwargs=_EMPTY_LIST)
+    """The last starts of the agent that were born with this identity; see `edgewise_server.services.clones`."""
+    cloned_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    cloned_instances: list[str] = Field(default_factory=list, sa_type=JsonValue, sa_column_kwargs=_EMPTY_LIST)
+    """Fingerprints of the two machines that take turns with this identity."""
 
     facts: dict[str, Any] = Field(default_factory=dict, sa_type=JsonValue)
     """`edgewise_protocol.facts.DeviceFacts`."""

@@ -26,7 +26,7 @@ class StoredMessage(Table, table=True):
     stream: str = Field(primary_key=True, max_length=64)
     seq: int = Field(primary_key=True, sa_type=BigInteger)
     kind: str = Field(max_length=16)
-    """`event`, `telemetry` or `drift`."""
+    """`event`, `telemetry`, `drift`, or `refused`: the payload is kept as it came, and breaks the contract."""
     at: float
     received_at: float
     payload: bytes
@@ -40,8 +40,8 @@ class StreamCursor(Table, table=True):
     device_id: str = Field(primary_key=True, max_length=64, foreign_key="devices.id", ondelete="CASCADE")
     stream: str = Field(primary_key=True, max_length=64)
     through: int = Field(default=0, sa_type=BigInteger)
-    gap_since: float | None = Field(default=None, index=True)
-    """When a message beyond a gap came; None where there is no gap."""
+    highest: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
+    """Highest sequence that is stored; above `through` where a message beyond a gap came."""
     changed_at: float = 0.0
 
 

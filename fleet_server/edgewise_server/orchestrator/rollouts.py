@@ -40,7 +40,8 @@ def move(session: Session, context: Context, rollout: Rollout, now: float) -> in
     rollout_facts.observe(session, rollout, now)
     plan = rollouts.plan_of(rollout)
     state = RolloutState(_STATUS[rollout.status], rollout.phase, rollout.phase_started_at, rollout.gates_from)
-    decisions = decide(plan, state, rollout_facts.gather(session, rollout, now), now)
+    facts = rollout_facts.gather(session, rollout, now, context.settings.minimum_agent_version)
+    decisions = decide(plan, state, facts, now)
     for decision in decisions:
         if not _carry_out(session, context, rollout, decision, now):
             break

@@ -15,26 +15,38 @@ from typing import Any, Final
 
 from sqlmodel import Session
 
-from edgewise_server.context import Context
+from edgewise_server.context import UPLOADS_FOLDER, Context
 from edgewise_server.drift.thresholds import DriftSettings
 from edgewise_server.errors import ServerError
 from edgewise_server.federation.facts import Aggregate
+from edgewise_server.models.base import utc_now
 from edgewise_server.orchestrator import federations as federation_steps
 from edgewise_server.orchestrator import rollouts as rollout_steps
-from edgewise_server.services import assignments, federations, jobs, leases, monitoring, rollout_facts, rollouts
+from edgewise_server.orchestrator.retention import sweep
+from edgewise_server.services import (
+    assignments,
+    devices,
+    federations,
+    jobs,
+    leases,
+    monitoring,
+    rollout_facts,
+    rollouts,
+)
 from edgewise_server.services.baselines import Baselines
 from edgewise_server.uploads.store import UploadStore
 
 LEASE: Final = "orchestrator"
-UPLOADS_FOLDER: Final = "uploads"
 OFFLINE_AFTER_S: Final = 30.0
 """A federation's client that was last heard of longer ago is not waited for."""
 STEPS: Final = 8
 """Steps of one federation in one round of the loop."""
 SLOW_S: Final = 5.0
 """Pause between two looks at what changes slowly: late joiners, renewals, silent workers."""
+RENEWAL_S: Final = 5.0
+"""How long one round signs assignments again before rollouts have their turn."""
 RARE_S: Final = 60.0
-"""Pause between two collections of what nothing refers to."""
+"""Pause between two sweeps of what is old or nothing refers to."""
 STOP_S: Final = 30.0
 
 log = logging.getLogger(__name__)
@@ -52,6 +64,7 @@ class Orchestrator:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._slow = self._rare = float("-inf")
+        self._renewed_to = ""
 
     def start(self) -> None:
         """Start the loop's thread."""
@@ -94,17 +107,32 @@ class Orchestrator:
                     break
             if slow:
                 self._do(now, lambda session: jobs.requeue_silent(session, now))
-                self._do(now, lambda session: assignments.renew(session, self._context, now))
+                if self._do(now, lambda session: devices.finish_decommissions(session, utc_now())):
+                    self._context.refresh_crl(force=True)
                 self._slow = now
+            if slow or self._renewed_to:
+                self._renew_assignments(now)
             if rare:
                 self._do(now, assignments.collect_blobs)
-                kept_s = self._context.settings.message_days * 24 * 3600
-                self._do(now, lambda session: monitoring.forget_old(session, now - kept_s))
+                sweep(self._context, self._uploads, partial(self._do, now), now, self._stop.is_set)
                 self._rare = now
         except leases.LeaseLostError as error:
             log.debug("waiting: %s", error)
             return False
         return True
+
+    def _renew_assignments(self, now: float) -> None:
+        """Sign again what is due, batch by batch, for `RENEWAL_S`; the next round goes on behind the last device.
+
+        After a rotation of the director's key the assignments of the whole fleet are due at once.
+        """
+        until = time.monotonic() + RENEWAL_S
+        while not self._stop.is_set() and time.monotonic() < until:
+            batch = partial(assignments.renew, context=self._context, now=now, after=self._renewed_to)
+            done = self._do(now, batch)
+            self._renewed_to = done.last if done is not None else ""
+            if not self._renewed_to:
+                return
 
     def _do(self, now: float, step: Callable[[Session], Any]) -> Any:
         """One step in one transaction under the lease. What goes wrong with it does not stop the others."""

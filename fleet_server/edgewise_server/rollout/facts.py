@@ -32,13 +32,14 @@ class DeviceFact:
     """One device of the rollout's group.
 
     `available` is whether a signed bundle of the version fits the device; `held` whether a newer rollout of
-    the model has it.
+    the model has it; `barred` is the code of why it gets no new version of the model, see `eligibility`.
     """
 
     device_id: str
     online: bool
     available: bool = True
     held: bool = False
+    barred: str = ""
     exposure: Exposure | None = None
 
 

@@ -63,7 +63,11 @@ def decide(plan: Plan, state: RolloutState, devices: Sequence[DeviceFact], now: 
 
 def cohort(devices: Sequence[DeviceFact]) -> list[DeviceFact]:
     """The devices that percentages are taken of: exposed ones, and those that could be exposed now."""
-    return [d for d in devices if not d.held and (d.exposure is not None or (d.online and d.available))]
+    return [d for d in devices if not d.held and (d.exposure is not None or _exposable(d))]
+
+
+def _exposable(device: DeviceFact) -> bool:
+    return device.online and device.available and not device.barred
 
 
 def _advance(plan: Plan, state: RolloutState, devices: Sequence[DeviceFact], now: float) -> list[Decision]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from edgewise_protocol import topics
@@ -14,6 +15,7 @@ from edgewise_protocol.targets import SignedFile
 from sqlmodel import Session, col, select
 
 from edgewise_server.context import Context
+from edgewise_server.errors import ServerError
 from edgewise_server.models.assignments import Assignment
 from edgewise_server.models.devices import Device
 from edgewise_server.models.federation import Federation, Round
@@ -21,6 +23,10 @@ from edgewise_server.models.rollouts import Rollout, RolloutDevice
 from edgewise_server.services import outgoing
 
 NO_DEPLOYMENT = "none"
+BATCH: Final = 200
+"""Assignments that one transaction signs again: it keeps other writers of SQLite out for about a second."""
+
+log = logging.getLogger(__name__)
 
 
 def current(session: Session, device_id: str) -> Assignment | None:
@@ -43,19 +49,21 @@ def assign(
     bundles: Iterable[SignedFile],
     deployment: str,
     confirm_within_s: int,
+    retained: set[str] | None = None,
 ) -> Assignment:
     """Sign and retain a new assignment, all in the caller's transaction.
 
     Args:
         bundles: one a model: all that the device is to run, not only what changes.
+        retained: digests of files that this transaction has had retained already: they are not looked at again.
 
     Raises:
         QuotaError: the broker's budget does not hold the bundles.
         ServerError: the director refuses; see `edgewise_server.trust.director`.
     """
     files = tuple(sorted(bundles, key=lambda file: file.path))
-    for file in files:
-        outgoing.retain_blob(session, file.sha256, budget_bytes=context.settings.retained_budget_bytes)
+    for sha256 in {file.sha256 for file in files} - (retained or set()):
+        outgoing.retain_blob(session, sha256, budget_bytes=context.settings.retained_budget_bytes)
     payload = context.director.issue_assignment(session, device.id, files, deployment, confirm_within_s)
     signed = parse_targets(payload, MAX_ASSIGNMENT_BYTES, "assignment").signed
     row = session.get(Assignment, device.id)
@@ -96,18 +104,44 @@ def change(
     return assign(session, context, device, bundles.values(), deployment, confirm_within_s)
 
 
-def renew(session: Session, context: Context, now: float, limit: int = 200) -> int:
-    """Sign again, unchanged, what has used up two thirds of its life; returns how many."""
+class Renewed(NamedTuple):
+    """One batch of `renew`."""
+
+    signed: int
+    last: str
+    """The last device that was looked at; empty when no device is left behind it."""
+
+
+def renew(session: Session, context: Context, now: float, *, after: str = "", limit: int = BATCH) -> Renewed:
+    """Sign again, unchanged, what has used up two thirds of its life: at most `limit` devices, by id, behind `after`.
+
+    A device that may not be assigned what it runs any more, e.g. since a floor was raised, keeps its old
+    assignment until an operator gives it another; it must not keep the others from theirs.
+    """
     life = context.settings.assignment_days * 24 * 3600
-    due = session.exec(select(Assignment).where(col(Assignment.expires_at) < now + life / 3).limit(limit)).all()
-    renewed = 0
-    for row in due:
-        device = session.get(Device, row.device_id)
-        if device is None or device.revoked_at is not None:
-            continue
-        assign(session, context, device, bundles_of(row).values(), row.deployment, row.confirm_within_s)
-        renewed += 1
-    return renewed
+    due = (
+        select(Assignment, Device)
+        .join(Device, col(Device.id) == col(Assignment.device_id))
+        .where(
+            col(Assignment.expires_at) < now + life / 3,
+            col(Device.revoked_at).is_(None),
+            col(Assignment.device_id) > after,
+        )
+        .order_by(col(Assignment.device_id))
+        .limit(limit)
+    )
+    found, signed, device_id = session.exec(due).all(), 0, ""
+    retained: set[str] = set()
+    for row, device in found:
+        device_id, bundles = device.id, bundles_of(row).values()
+        try:
+            with session.begin_nested():
+                assign(session, context, device, bundles, row.deployment, row.confirm_within_s, retained)
+            retained |= {file.sha256 for file in bundles}
+            signed += 1
+        except ServerError as error:
+            log.warning("the assignment of %s is not signed again: %s (%s)", device_id, error, error.code)
+    return Renewed(signed, device_id if len(found) == limit else "")
 
 
 def referenced_blobs(session: Session) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgewise_protocol.bundle import BundleReader
 from edgewise_protocol.errors import ProtocolError
-from edgewise_protocol.targets import DIRECTOR, ROUNDS
+from edgewise_protocol.targets import BESIDE, ROUNDS
 from sqlmodel import Session, col, select
 
 from edgewise_server.blobs.store import BlobStore
@@ -60,5 +60,5 @@ def of_bundle(session: Session, bundle_sha256: str) -> list[Attestation]:
 
 def _keys_by_role(trusted: TrustedSet) -> dict[str, Any]:
     root, targets = trusted.root.signed, trusted.targets.signed
-    roles = [TARGETS, *(name for name in delegated_roles(targets) if name not in (DIRECTOR, ROUNDS))]
+    roles = [TARGETS, *(name for name in delegated_roles(targets) if name not in BESIDE | {ROUNDS})]
     return {role: keys_of_role(root, targets, role) for role in roles}

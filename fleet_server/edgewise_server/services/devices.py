@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from edgewise_protocol import topics
 from edgewise_protocol.facts import DeviceFacts
 from sqlmodel import Session, col, select
+from sqlmodel import delete as delete_rows
 from sqlmodel.sql.expression import SelectOfScalar
 
 from edgewise_server.errors import NotFoundError
 from edgewise_server.groups.query import ENGINE, parse
+from edgewise_server.models.assignments import Assignment
 from edgewise_server.models.base import utc_now
-from edgewise_server.models.devices import Device, Group, Membership, RevokedCertificate
+from edgewise_server.models.devices import Device, Enrolment, Group, Membership, RevokedCertificate
 from edgewise_server.services import outgoing
 
 ALL: Final = "all"
@@ -32,6 +35,16 @@ def get(session: Session, device_id: str) -> Device:
     if device is None:
         raise NotFoundError(f"there is no device {device_id[:64]!r}")
     return device
+
+
+def hold(session: Session, device: Device) -> None:
+    """Read a device's row anew, and keep others from changing it until the transaction ends.
+
+    Certificates are issued and revoked side by side: a revocation that did not see a renewal would leave its
+    certificate out of the list.
+    """
+    session.flush()
+    session.refresh(device, with_for_update=True)
 
 
 def facts_of(device: Device) -> DeviceFacts:
@@ -55,7 +68,7 @@ def in_group(session: Session, group: str, *, with_revoked: bool = False) -> lis
     """
     statement = select(Device).order_by(col(Device.id))
     if not with_revoked:
-        statement = statement.where(col(Device.revoked_at).is_(None))
+        statement = statement.where(col(Device.revoked_at).is_(None), col(Device.decommission_by).is_(None))
     if group == ALL:
         return list(session.exec(statement))
     found = session.get(Group, group)
@@ -100,13 +113,22 @@ def page(
 def revoke(session: Session, device_id: str) -> Device:
     """Revoke a device's certificate and take its assignment from the broker. Repeating it changes nothing.
 
+    Files by which somebody could still take its place are withdrawn: a new one is made where that is wanted.
+
     The caller renews the CRL (`edgewise_server.services.identity.renew_crl`).
     """
     device = get(session, device_id)
+    hold(session, device)
+    session.exec(
+        delete_rows(Enrolment).where(
+            col(Enrolment.name) == device.id, col(Enrolment.replaces), col(Enrolment.used_at).is_(None)
+        )
+    )
     if device.revoked_at is None:
         device.revoked_at = utc_now()
         session.add(device)
-        _add_to_crl(session, device)
+        _add_to_crl(session, device.id, device.certificate_serial, device.certificate_not_after)
+        drop_next(session, device)
         outgoing.clear(session, topics.device(device.id, "assignment"))
     return device
 
@@ -119,14 +141,86 @@ def delete(session: Session, device_id: str) -> None:
     session.delete(device)
 
 
+def drop_next(session: Session, device: Device) -> None:
+    """Revoke the certificate of a renewal that was never seen in use, if there is one."""
+    if device.next_serial and device.next_not_after is not None:
+        _add_to_crl(session, device.id, device.next_serial, device.next_not_after)
+    device.next_key_sha256, device.next_serial, device.next_not_after = "", "", None
+
+
+def promote_next(session: Session, device: Device) -> None:
+    """The renewed certificate is in use: the one before it is revoked."""
+    if not device.next_serial or device.next_not_after is None:
+        return
+    _add_to_crl(session, device.id, device.certificate_serial, device.certificate_not_after)
+    device.key_sha256, device.certificate_serial = device.next_key_sha256, device.next_serial
+    device.certificate_not_after = device.next_not_after
+    device.next_key_sha256, device.next_serial, device.next_not_after = "", "", None
+    session.add(device)
+
+
+def take_place(
+    session: Session, device: Device, *, serial: str, not_after: datetime, key_sha256: str, facts: DeviceFacts
+) -> None:
+    """New hardware takes a device's place: its certificate is revoked; groups and assignment stay."""
+    _add_to_crl(session, device.id, device.certificate_serial, device.certificate_not_after)
+    drop_next(session, device)
+    device.certificate_serial, device.certificate_not_after, device.key_sha256 = serial, not_after, key_sha256
+    device.facts, device.simulated = msgspec.to_builtins(facts), facts.simulated
+    device.revoked_at, device.decommission_by = None, None
+    device.enrolled_at = utc_now()
+    device.online, device.session_id, device.status_at, device.reported = False, "", None, None
+    for leaf in ("status", "reported"):
+        outgoing.clear(session, topics.device(device.id, leaf))
+    session.add(device)
+
+
+def decommission(session: Session, device_id: str, by: datetime) -> Device:
+    """End a device's service: it is to run nothing, and is revoked once it says so, or at `by`.
+
+    The caller assigns nothing to it, in the same transaction. Repeating it changes at most `by`.
+    """
+    device = get(session, device_id)
+    if device.decommissioned_at is None:
+        device.decommission_by = by
+        session.add(device)
+    return device
+
+
+def finish_decommissions(session: Session, now: datetime, limit: int = 200) -> list[str]:
+    """Revoke the devices whose decommissioning is due; returns their ids.
+
+    The row stays, for the audit. The caller renews the CRL.
+    """
+    waiting = select(Device).where(col(Device.decommission_by).is_not(None), col(Device.decommissioned_at).is_(None))
+    ended: list[str] = []
+    for device in session.exec(waiting.order_by(col(Device.id)).limit(limit)).all():
+        if device.decommission_by is None or (now < device.decommission_by and not runs_nothing(device)):
+            continue
+        revoke(session, device.id)
+        for leaf in _RETAINED:
+            outgoing.clear(session, topics.device(device.id, leaf))
+        row = session.get(Assignment, device.id)
+        if row is not None:
+            session.delete(row)
+        device.decommissioned_at, device.online = now, False
+        session.add(device)
+        ended.append(device.id)
+    return ended
+
+
+def runs_nothing(device: Device) -> bool:
+    """Whether the device has reported that it took in the newest assignment and serves no model."""
+    reported = device.reported or {}
+    if reported.get("assignment_version", -1) < device.assignment_version:
+        return False
+    return not any(report.get("active_version", 0) for report in reported.get("models", []))
+
+
 def _members(group: str) -> SelectOfScalar[str]:
     return select(Membership.device_id).where(Membership.group_name == group)
 
 
-def _add_to_crl(session: Session, device: Device) -> None:
-    if session.get(RevokedCertificate, device.certificate_serial) is None:
-        session.add(
-            RevokedCertificate(
-                serial=device.certificate_serial, device_id=device.id, not_after=device.certificate_not_after
-            )
-        )
+def _add_to_crl(session: Session, device_id: str, serial: str, not_after: datetime) -> None:
+    if session.get(RevokedCertificate, serial) is None:
+        session.add(RevokedCertificate(serial=serial, device_id=device_id, not_after=not_after))

@@ -7,7 +7,7 @@ signed floor; a stolen director key permits no more.
 from __future__ import annotations
 
 import msgspec
-from edgewise_protocol.assignment import AssignmentBody, check_floor, check_signed_as_named
+from edgewise_protocol.assignment import AssignmentBody, check_floor, check_offline, check_signed_as_named
 from edgewise_protocol.bounds import MAX_ASSIGNMENT_BYTES, MAX_CONFIRM_WITHIN_S, MAX_MODELS
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.names import check_name
@@ -57,6 +57,8 @@ class Director:
         device = devices.get(session, device_id)
         if device.revoked_at is not None:
             raise DirectorError(f"the device {device_id} is revoked; it is assigned nothing")
+        if device.decommission_by is not None and bundles:
+            raise DirectorError(f"the device {device_id} is being decommissioned; it is assigned nothing")
         if not 1 <= confirm_within_s <= MAX_CONFIRM_WITHIN_S:
             raise DirectorError(f"confirm_within_s must be from 1 to {MAX_CONFIRM_WITHIN_S}")
         trusted = self._repository.current(session)
@@ -95,11 +97,12 @@ def _check_bundles(session: Session, trusted: TrustedSet, device: Device, bundle
     if len(bundles) > MAX_MODELS:
         raise DirectorError(f"an assignment names at most {MAX_MODELS} models, not {len(bundles)}")
     for file in bundles:
-        if file.custom.kind != registry.INFERENCE:
-            raise DirectorError(f"{file.path} is not an inference bundle")
+        if file.custom.kind not in registry.ASSIGNABLE:
+            raise DirectorError(f"{file.path} is neither an inference bundle nor an agent's")
         if channel_of(file.path) != device.channel:
             raise DirectorError(f"{file.path} is outside of the channel {device.channel!r} of {device.id}")
         check_signed_as_named(file, registry.signed_file(session, file.path))
+        check_offline(file, trusted.targets.signed)
         check_floor(file, trusted.targets.signed)
 
 

@@ -46,7 +46,7 @@ def create(session: Session, context: Context, request: FederationRequest, actor
 
     Raises:
         NotFoundError: there is no such group, training bundle or version.
-        InvalidError: the settings contradict each other, or the bundle trains another model.
+        InvalidError: the settings contradict each other, the bundle trains another model, or there is no profile.
     """
     try:
         settings = FederationSettings(**request.settings)
@@ -57,6 +57,11 @@ def create(session: Session, context: Context, request: FederationRequest, actor
         devices.in_group(session, request.group)
     training = training_file(session, request.training_path, request.model)
     profiles = _profiles(session, request)
+    if not profiles:
+        raise InvalidError(
+            "the federation names no profile that its result is to be converted for: give base_version, a version that "
+            f"has bundles in {request.channel!r}, or profiles"
+        )
     initial = _initial_weights(session, context, training)
     federation = Federation(
         id=new_id("fed"),

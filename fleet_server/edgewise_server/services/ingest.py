@@ -1,25 +1,38 @@
-"""Stores what devices sent: one batch, one transaction, duplicates dropped by (device, stream, sequence).
+"""Stores the messages of devices' outboxes: one batch, one transaction, each (device, stream, sequence) once.
 
-Returns the acknowledgements that may be sent once the transaction has committed, and not before.
+Returns the acknowledgements that may be sent once the transaction has committed, and not before. How far a stream
+may be acknowledged is decided in `streams`; who sends, in `presence`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from edgewise_protocol.messages import Ack, Drift, Event, Reported, Status, Telemetry
-from sqlmodel import Session, col, insert, select
+from edgewise_protocol.messages import Drift, Streamed, Telemetry
+from sqlmodel import Session, select
 
-from edgewise_server.models.devices import Device
-from edgewise_server.models.telemetry import DriftWindow, ModelWindow, StoredMessage, StreamCursor
+from edgewise_server.models.telemetry import DriftWindow, StoredMessage, StreamCursor
+from edgewise_server.services.rows import write_rows
+from edgewise_server.services.streams import Arrived, Position, arrive
 
 _MESSAGES: Final = StoredMessage.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
-_LOOKAHEAD: Final = 10_000
+_CURSORS: Final = StreamCursor.__table__  # type: ignore[attr-defined]
+_INSERT: Final = (
+    "INSERT INTO messages (device_id, stream, seq, kind, at, received_at, payload) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_COUNT: Final = (
+    "INSERT INTO model_windows (device_id, model, version, at, received_at, requests, errors, p50_ms, p95_ms, max_ms)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_BEGIN: Final = "INSERT INTO stream_cursors (through, highest, changed_at, device_id, stream) VALUES (?, ?, ?, ?, ?)"
+_MOVE: Final = "UPDATE stream_cursors SET through = ?, highest = ?, changed_at = ? WHERE device_id = ? AND stream = ?"
+REFUSED: Final = "refused"
+"""Kind of a message that breaks the contract, but names its place in its stream."""
+
+_Stream = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,137 +41,82 @@ class StreamedItem:
 
     device_id: str
     kind: str
-    message: Event | Telemetry | Drift
+    message: Streamed
     payload: bytes
 
+    def refused(self) -> StreamedItem:
+        """The same message as one that cannot be taken: kept as it came, and nothing is read from it.
 
-Key = tuple[str, str, int]
-
-
-def known_devices(session: Session, ids: Iterable[str]) -> dict[str, Device]:
-    """The devices among `ids` that are enrolled and not revoked."""
-    wanted = list(set(ids))
-    found = session.exec(select(Device).where(col(Device.id).in_(wanted), col(Device.revoked_at).is_(None))).all()
-    return {device.id: device for device in found}
+        Without it the device would send this message for ever, and none after it would be acknowledged.
+        """
+        return StreamedItem(self.device_id, REFUSED, self.message, self.payload)
 
 
-def record_status(device: Device, status: Status, now: float) -> bool:
-    """Take in a birth or a last will; returns whether it counted.
-
-    A will of another session than the newest birth's is stale, unless it was made after that birth, which the
-    server then has not seen.
-    """
-    if not status.online:
-        newer = device.status_at is None or status.at > device.status_at.timestamp()
-        if status.session != device.session_id and not newer:
-            return False
-        device.online = False
-        return True
-    device.online = True
-    device.session_id = status.session
-    device.status_at = _time(status.at or now)
-    device.last_seen_at = _time(now)
-    device.serving_url = status.serving_url
-    if status.facts is not None:
-        device.facts = msgspec.to_builtins(status.facts)
-        device.simulated = status.facts.simulated
-    return True
-
-
-def record_reported(device: Device, reported: Reported) -> None:
-    """Take in what the device says that it runs."""
-    device.reported = msgspec.to_builtins(reported)
-
-
-def touch(devices: Iterable[Device], now: float) -> None:
-    """Devices were heard of."""
-    for device in devices:
-        device.last_seen_at = _time(now)
-
-
-def store(session: Session, items: Sequence[StreamedItem], now: float, gap_s: float) -> list[tuple[str, Ack]]:
+def store(session: Session, items: Sequence[StreamedItem], now: float) -> list[tuple[str, str, int]]:
     """Store streamed messages of known devices.
 
     Returns:
-        (device, ack) for each stream touched. `through` covers no message that is not stored, but for gaps
-        older than `gap_s`: a bounded outbox may have given those up.
+        (device, stream, through) of each stream touched. `through` covers no message that the device holds and that
+        is not stored.
     """
-    unique: dict[Key, StreamedItem] = {}
+    by_stream: dict[_Stream, dict[int, StreamedItem]] = {}
     for item in items:
-        unique.setdefault((item.device_id, item.message.stream, item.message.seq), item)
-    new = _insert(session, unique, now)
-    _derive(session, [unique[key] for key in unique if key in new], now)
-    streams = sorted({(device_id, stream) for device_id, stream, _ in unique})
-    return [(device, _advance(session, device, stream, now, gap_s)) for device, stream in streams]
+        by_stream.setdefault((item.device_id, item.message.stream), {})[item.message.seq] = item
+    before = _positions(session, by_stream.keys())
+    after: dict[_Stream, Arrived] = {}
+    fresh: list[StreamedItem] = []
+    for stream, arrivals in by_stream.items():
+        position = before.get(stream, Position())
+        stored = _beyond(session, stream, position) if position.has_gap else ()
+        after[stream] = found = arrive(position, stored, {seq: item.message.after for seq, item in arrivals.items()})
+        fresh += [arrivals[seq] for seq in found.fresh]
+    _insert(session, fresh, now)
+    _derive(session, fresh, now)
+    _move(session, before, after, now)
+    return [(device, stream, found.position.through) for (device, stream), found in after.items()]
 
 
-def skip_gaps(session: Session, now: float, gap_s: float) -> list[tuple[str, Ack]]:
-    """Pass over gaps that have been waited for long enough."""
-    old = select(StreamCursor).where(col(StreamCursor.gap_since) <= now - gap_s).limit(1_000)
-    cursors = [(cursor.device_id, cursor.stream) for cursor in session.exec(old).all()]
-    return [(device, _advance(session, device, stream, now, gap_s)) for device, stream in cursors]
+def _positions(session: Session, streams: Iterable[_Stream]) -> dict[_Stream, Position]:
+    """Where streams stand. The rows are held until the commit, so that a bridge that lost its lease counts nothing."""
+    wanted = set(streams)
+    cursor = _CURSORS.c
+    found = session.connection().execute(
+        select(cursor.device_id, cursor.stream, cursor.through, cursor.highest)
+        .where(cursor.device_id.in_({d for d, _ in wanted}), cursor.stream.in_({s for _, s in wanted}))
+        .with_for_update()
+    )
+    return {(row[0], row[1]): Position(row[2], row[3]) for row in found}
 
 
-def _insert(session: Session, items: dict[Key, StreamedItem], now: float) -> set[Key]:
-    """Insert; returns the keys of those that were not there yet."""
-    known = _known(session, items)
-    new = items.keys() - known
-    rows = [
-        {
-            "device_id": item.device_id,
-            "stream": item.message.stream,
-            "seq": item.message.seq,
-            "kind": item.kind,
-            "at": item.message.at,
-            "received_at": now,
-            "payload": b"" if item.kind == "drift" else item.payload,
-        }
-        for key, item in items.items()
-        if key in new
-    ]
-    if rows:
-        session.connection().execute(insert(_MESSAGES), rows)
-    return new
+def _beyond(session: Session, stream: _Stream, position: Position) -> set[int]:
+    """The sequences that are stored beyond a gap: at most `MAX_BEYOND_GAP`."""
+    statement = select(_MESSAGES.c.seq).where(
+        _MESSAGES.c.device_id == stream[0], _MESSAGES.c.stream == stream[1], _MESSAGES.c.seq > position.through
+    )
+    return set(session.connection().execute(statement).scalars())
 
 
-def _known(session: Session, keys: Iterable[Key]) -> set[Key]:
-    """Those of the keys that are stored. One bridge at a time stores, so none comes between this and the insert."""
-    by_stream: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for device_id, stream, seq in keys:
-        by_stream[device_id, stream].append(seq)
-    known: set[Key] = set()
-    connection = session.connection()
-    for (device_id, stream), seqs in by_stream.items():
-        statement = select(_MESSAGES.c.seq).where(
-            _MESSAGES.c.device_id == device_id,
-            _MESSAGES.c.stream == stream,
-            _MESSAGES.c.seq.in_(seqs),
-        )
-        known |= {(device_id, stream, seq) for (seq,) in connection.execute(statement)}
-    return known
+def _insert(session: Session, items: Sequence[StreamedItem], now: float) -> None:
+    rows = []
+    for item in items:
+        message, payload = item.message, b"" if item.kind == "drift" else item.payload
+        rows.append((item.device_id, message.stream, message.seq, item.kind, message.at, now, payload))
+    write_rows(session, _INSERT, rows)
 
 
 def _derive(session: Session, items: Sequence[StreamedItem], now: float) -> None:
     """Rows that are asked by model and version."""
-    counters: list[dict[str, Any]] = []
+    counted = []
     for item in items:
         message = item.message
+        if item.kind == REFUSED:
+            continue
         if isinstance(message, Telemetry):
-            counters += [
-                {
-                    "device_id": item.device_id,
-                    "model": counted.model,
-                    "version": counted.version,
-                    "at": message.at,
-                    "received_at": now,
-                    "requests": counted.requests,
-                    "errors": counted.errors,
-                    "p50_ms": counted.latency_p50_ms,
-                    "p95_ms": counted.latency_p95_ms,
-                    "max_ms": counted.latency_max_ms,
-                }
-                for counted in message.models
-            ]
+            for of in message.models:
+                latencies = (of.latency_p50_ms, of.latency_p95_ms, of.latency_max_ms)
+                counted.append(
+                    (item.device_id, of.model, of.version, message.at, now, of.requests, of.errors, *latencies)
+                )
         elif isinstance(message, Drift):
             session.add(
                 DriftWindow(
@@ -172,51 +130,16 @@ def _derive(session: Session, items: Sequence[StreamedItem], now: float) -> None
                     simulated=message.simulated,
                 )
             )
-    if counters:
-        session.execute(insert(ModelWindow), counters)
+    write_rows(session, _COUNT, counted)
     session.flush()
 
 
-def _advance(session: Session, device_id: str, stream: str, now: float, gap_s: float) -> Ack:
-    cursor = session.get(StreamCursor, (device_id, stream))
-    if cursor is None:
-        cursor = StreamCursor(device_id=device_id, stream=stream, through=0)
-        session.add(cursor)
-    above = session.exec(
-        select(StoredMessage.seq)
-        .where(
-            StoredMessage.device_id == device_id,
-            StoredMessage.stream == stream,
-            col(StoredMessage.seq) > cursor.through,
-        )
-        .order_by(col(StoredMessage.seq))
-        .limit(_LOOKAHEAD)
-    ).all()
-    through, gap_since = follow(cursor.through, above, cursor.gap_since, now, gap_s)
-    cursor.through, cursor.gap_since, cursor.changed_at = through, gap_since, now
-    session.flush()
-    return Ack(stream=stream, through=through)
-
-
-def follow(
-    through: int, above: Sequence[int], gap_since: float | None, now: float, gap_s: float
-) -> tuple[int, float | None]:
-    """How far a stream is stored, given the stored sequences above `through` in ascending order. Pure.
-
-    Returns:
-        the new `through`, and since when a gap is waited for. A gap waited for `gap_s` is passed over, with
-        any later one: the device sent what it had in order.
-    """
-    waited = gap_since is not None and now - gap_since >= gap_s
-    first = through
-    for seq in above:
-        if seq != through + 1 and not waited:
-            same_gap = gap_since is not None and through == first
-            return through, gap_since if same_gap else now
-        through = seq
-    return through, None
-
-
-def _time(seconds: float) -> datetime:
-    """A time that any database can hold, whatever the device's clock says."""
-    return datetime.fromtimestamp(min(max(seconds, 0.0), 4e9), UTC)
+def _move(session: Session, before: dict[_Stream, Position], after: dict[_Stream, Arrived], now: float) -> None:
+    new: list[tuple[object, ...]] = []
+    moved: list[tuple[object, ...]] = []
+    for stream, arrived in after.items():
+        to = arrived.position
+        if before.get(stream) != to:
+            (moved if stream in before else new).append((to.through, to.highest, now, *stream))
+    write_rows(session, _BEGIN, new)
+    write_rows(session, _MOVE, moved)

@@ -46,6 +46,12 @@ def hold(session: Session, name: str, holder: str, now: float, seconds: float) -
     session.flush()
 
 
+def is_held(session: Session, name: str, now: float) -> bool:
+    """Whether somebody who may be alive has the lease."""
+    lease = session.get(Lease, name, populate_existing=True)
+    return lease is not None and lease.expires_at > now and not _has_died(lease.holder)
+
+
 def release(session: Session, name: str, holder: str) -> None:
     """Give a lease back, if this holder has it."""
     session.exec(delete(Lease).where(col(Lease.name) == name, col(Lease.holder) == holder))

@@ -30,8 +30,8 @@ def by_model(session: Session) -> dict[str, list[ModelVersion]]:
 
 
 def targets_of(session: Session, model: str) -> list[Target]:
-    """Rows of a model's inference bundles."""
-    statement = select(Target).where(Target.model == model, Target.kind == registry.INFERENCE)
+    """Rows of a model's bundles that can be assigned."""
+    statement = select(Target).where(Target.model == model, col(Target.kind).in_(registry.ASSIGNABLE))
     return list(session.exec(statement.order_by(col(Target.path))))
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from edgewise_protocol.errors import SketchError
 from edgewise_protocol.sketches import Baseline, FeatureSketch, merge
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, select
 
 from edgewise_server.drift.judge import WindowScore, judge
 from edgewise_server.drift.thresholds import DriftSettings
@@ -21,7 +21,7 @@ from edgewise_server.errors import NotFoundError
 from edgewise_server.models.base import new_id
 from edgewise_server.models.devices import Device
 from edgewise_server.models.jobs import Job
-from edgewise_server.models.telemetry import Alert, DriftTrack, DriftWindow, ModelWindow, StoredMessage
+from edgewise_server.models.telemetry import Alert, DriftTrack, DriftWindow, StoredMessage
 from edgewise_server.services import assignments, devices, jobs, registry
 from edgewise_server.services.baselines import Baselines
 from edgewise_server.services.rollout_facts import reported_of
@@ -229,9 +229,3 @@ def messages_of(session: Session, device_id: str, kind: str, limit: int) -> list
     statement = select(StoredMessage).where(StoredMessage.device_id == device_id, StoredMessage.kind == kind)
     newest = statement.order_by(col(StoredMessage.received_at).desc(), col(StoredMessage.seq).desc())
     return list(session.exec(newest.limit(limit)))
-
-
-def forget_old(session: Session, before: float) -> None:
-    """Drop what was received before that time."""
-    for table in (StoredMessage, ModelWindow, DriftWindow):
-        session.exec(delete(table).where(col(table.received_at) < before))

@@ -70,7 +70,8 @@ def _retain_chunks(session: Session, sha256: str, size: int, budget_bytes: int) 
         return
     if retained_bytes(session) + size > budget_bytes:
         raise QuotaError(
-            f"retaining the {size} bytes of {sha256[:12]} would exceed the broker's budget of {budget_bytes} bytes"
+            f"retaining the {size} bytes of {sha256[:12]} would exceed the broker's budget of {budget_bytes} bytes: "
+            "raise retained_budget_bytes in server.toml, and give the broker as much memory"
         )
     session.exec(delete(Outgoing).where(col(Outgoing.blob_sha256) == sha256))
     now = time.time()

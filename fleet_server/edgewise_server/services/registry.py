@@ -28,6 +28,8 @@ from edgewise_server.trust import lineage
 
 STAGES: Final = ("candidate", "production", "archived")
 INFERENCE: Final = "inference"
+ASSIGNABLE: Final = (INFERENCE, "agent")
+"""Kinds of what an assignment may name."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def signed_file(session: Session, path: str) -> SignedFile | None:
 
 
 def bundles_of(session: Session, model: str, version: int, channel: str | None = None) -> list[Target]:
-    """The rows of a version's inference bundles, trusted or not, by path."""
-    statement = select(Target).where(Target.model == model, Target.version == version, Target.kind == INFERENCE)
+    """The rows of a version's bundles that can be assigned, trusted or not, by path."""
+    statement = select(Target).where(Target.model == model, Target.version == version, col(Target.kind).in_(ASSIGNABLE))
     if channel is not None:
         statement = statement.where(Target.channel == channel)
     return list(session.exec(statement.order_by(col(Target.path))))
@@ -220,6 +222,6 @@ def _row(role: str, file: SignedFile, inspected: Inspected) -> Target:
 
 
 def _ensure_version(session: Session, row: Target) -> None:
-    if row.kind == INFERENCE and session.get(ModelVersion, (row.model, row.version)) is None:
+    if row.kind in ASSIGNABLE and session.get(ModelVersion, (row.model, row.version)) is None:
         session.add(ModelVersion(model=row.model, version=row.version))
         session.flush()

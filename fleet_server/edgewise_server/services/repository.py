@@ -12,13 +12,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from edgewise_protocol import topics
-from edgewise_protocol.targets import SignedFile
-from sqlmodel import Session
+from edgewise_protocol.targets import DIRECTOR, SignedFile
+from sqlmodel import Session, update
 from tuf.api.metadata import Root, Targets
 
 from edgewise_server.blobs.store import BlobStore
 from edgewise_server.db import Database, hold_lock
 from edgewise_server.errors import ConflictError
+from edgewise_server.models.assignments import Assignment
 from edgewise_server.models.trust import FleetCa, TrustMetadata
 from edgewise_server.pki.authority import Authority
 from edgewise_server.services import audit, metadata, outgoing, registry
@@ -116,6 +117,9 @@ class Repository:
             if _offline(metadata.versions(session)) != _offline(before):
                 raise ConflictError("the repository has changed meanwhile; try again")
             published = self._store(session, change, now)
+            if role == TARGETS and _director_keys(accepted) != _director_keys(trusted):
+                # what the last director signed is worthless now: the orchestrator signs all of it again
+                session.exec(update(Assignment).values(expires_at=0.0).execution_options(synchronize_session=False))
             audit.record(
                 session,
                 actor,
@@ -141,6 +145,12 @@ class Repository:
                 snapshot = metadata.require(session, SNAPSHOT)
                 self._publish_timestamp(session, self.current(session), snapshot, now)
         return True
+
+    def leap(self, by: int, now: datetime) -> None:
+        """Sign snapshot and timestamp with versions `by` higher: a restored server must not repeat what devices saw."""
+        with self._database.session() as session:
+            hold_lock(session, LOCK)
+            self._publish_snapshot(session, self.current(session), now, step=by)
 
     def _due(self, session: Session, now: datetime) -> TrustMetadata | None:
         """The snapshot or timestamp whose half life is over; the snapshot first, since it takes both along."""
@@ -185,24 +195,26 @@ class Repository:
         self._publish_snapshot(session, change.trusted, now)
         return Published(metadata.versions(session), added, removed)
 
-    def _publish_snapshot(self, session: Session, trusted: TrustedSet, now: datetime) -> None:
+    def _publish_snapshot(self, session: Session, trusted: TrustedSet, now: datetime, *, step: int = 1) -> None:
         # a role that was ever in a snapshot stays: devices refuse a snapshot that lacks one
         entries: dict[str, tuple[int, bytes]] = {}
         for role in metadata.versions(session):
             row = None if role in (ROOT, SNAPSHOT, TIMESTAMP) else metadata.newest(session, role)
             if row is not None:
                 entries[role] = (row.version, row.payload)
-        version = metadata.versions(session).get(SNAPSHOT, 0) + 1
+        version = metadata.versions(session).get(SNAPSHOT, 0) + step
         expires = expiry(now, self._settings.snapshot_days)
         payload = self._signer.snapshot(trusted.root.signed, entries, version=version, expires=expires)
         metadata.add(session, SNAPSHOT, version, payload, expires)
         outgoing.retain(session, topics.metadata(file_name(SNAPSHOT, version)), payload)
         for old in metadata.drop_older(session, SNAPSHOT, KEPT_SNAPSHOTS):
             outgoing.clear(session, topics.metadata(file_name(SNAPSHOT, old)))
-        self._publish_timestamp(session, trusted, metadata.require(session, SNAPSHOT), now)
+        self._publish_timestamp(session, trusted, metadata.require(session, SNAPSHOT), now, step=step)
 
-    def _publish_timestamp(self, session: Session, trusted: TrustedSet, snapshot: TrustMetadata, now: datetime) -> None:
-        version = metadata.versions(session).get(TIMESTAMP, 0) + 1
+    def _publish_timestamp(
+        self, session: Session, trusted: TrustedSet, snapshot: TrustMetadata, now: datetime, *, step: int = 1
+    ) -> None:
+        version = metadata.versions(session).get(TIMESTAMP, 0) + step
         expires = expiry(now, self._settings.timestamp_days)
         payload = self._signer.timestamp(
             trusted.root.signed, snapshot.version, snapshot.payload, version=version, expires=expires
@@ -224,6 +236,10 @@ def _signed_of(documents: TrustedSet | Ceremony, role: str) -> Root | Targets:
     if role == ROOT:
         return documents.root.signed
     return documents.targets.signed if role == TARGETS else documents.delegated[role].signed
+
+
+def _director_keys(trusted: TrustedSet) -> set[str]:
+    return set(keys_of_role(trusted.root.signed, trusted.targets.signed, DIRECTOR))
 
 
 def _offline(versions: Mapping[str, int]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from edgewise_server.models.devices import Device
 from edgewise_server.models.registry import Target
 from edgewise_server.models.rollouts import Rollout, RolloutDevice
 from edgewise_server.models.telemetry import Alert, ModelWindow
+from edgewise_server.rollout.eligibility import barred
 from edgewise_server.rollout.facts import DeviceFact, Exposure, Outcome
 from edgewise_server.services import devices, registry, rollouts
 
@@ -59,8 +60,12 @@ def reported_of(device: Device) -> Reported | None:
     return None if device.reported is None else msgspec.convert(device.reported, Reported)
 
 
-def gather(session: Session, rollout: Rollout, now: float) -> list[DeviceFact]:
-    """A fact for every device of the group, and for every exposed one."""
+def gather(session: Session, rollout: Rollout, now: float, minimum_agent: str = "") -> list[DeviceFact]:
+    """A fact for every device of the group, and for every exposed one.
+
+    Args:
+        minimum_agent: oldest agent that gets new models, empty for any.
+    """
     rows = {row.device_id: row for row in rollouts.exposed(session, rollout.id)}
     members = {device.id: device for device in devices.in_group(session, rollout.group)}
     missing = [device_id for device_id in rows if device_id not in members]
@@ -79,6 +84,7 @@ def gather(session: Session, rollout: Rollout, now: float) -> list[DeviceFact]:
                 online=online,
                 available=row is not None or (online and bundle_for(session, rollout, device) is not None),
                 held=device_id in held or device.revoked_at is not None,
+                barred=barred(rollout.model, str(device.facts.get("agent_version", "")), minimum_agent),
                 exposure=None if row is None else _exposure(row, health, alerts),
             )
         )

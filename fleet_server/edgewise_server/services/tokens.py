@@ -10,6 +10,7 @@ from typing import Final
 
 from edgewise_protocol.names import check_name
 from sqlmodel import Session, col, select
+from sqlmodel import delete as delete_rows
 
 from edgewise_server.errors import InvalidError, NotFoundError
 from edgewise_server.models.access import Token
@@ -72,3 +73,8 @@ def delete(session: Session, token_id: str) -> Token:
         raise NotFoundError(f"there is no token {token_id!r}")
     session.delete(token)
     return token
+
+
+def delete_all(session: Session) -> int:
+    """Revoke every token; returns how many."""
+    return session.exec(delete_rows(Token)).rowcount

@@ -89,7 +89,7 @@ def _refusal(session: Session, round_: Round | None, device: Device, ready: Upda
         return "round-not-asked: this device was not asked in this round"
     weights = msgspec.convert(round_.weights, SignedFile)
     if ready.length > weights.length + _HEADER_ROOM:
-        return f"update-too-large: {ready.length} bytes announced; the round's weights have {weights.length}"
+        return f"update-too-large: it would have {ready.length} bytes; the round's weights have {weights.length}"
     if session.get(RoundClient, (round_.id, device.id)) is None and _count(session, round_.id) >= MAX_CLIENTS:
         return f"round-full: the round has {MAX_CLIENTS} clients"
     return ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from edgewise_protocol.targets import DIRECTOR
+from edgewise_protocol.targets import BESIDE
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewise_server.errors import DelegationError, InvalidError
@@ -71,7 +71,7 @@ def verify_ceremony(ceremony: Ceremony, keys: OnlineKeys, now: datetime) -> Trus
     check_signed(root, TARGETS, ceremony.targets)
     check_fresh(ceremony.targets, TARGETS, now)
     check_delegations(targets, keys)
-    expected = set(delegated_roles(targets)) - {DIRECTOR}
+    expected = set(delegated_roles(targets)) - BESIDE
     if set(ceremony.delegated) != expected:
         difference = ", ".join(sorted(expected ^ set(ceremony.delegated)))
         raise DelegationError(

@@ -6,12 +6,13 @@ nothing else; delegations are Edgewise's own and bind paths to channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from edgewise_protocol.assignment import floors
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.names import check_name
-from edgewise_protocol.targets import DIRECTOR, ROUNDS
+from edgewise_protocol.targets import DIRECTOR, OFFERS, ROUNDS
 from tuf.api.metadata import DelegatedRole, Delegations, Key, Root, Targets
 
 from edgewise_server.errors import DelegationError, InvalidError, OnlineKeyError
@@ -45,7 +46,7 @@ def check_delegations(targets: Targets, keys: OnlineKeys) -> None:
     """Check the delegations and floors of the top-level targets metadata.
 
     Raises:
-        DelegationError: a delegation is unknown, or its paths are not those of its name.
+        DelegationError: a delegation is unknown, its paths are not those of its name, or it shares a key.
         OnlineKeyError: the director is not this server, or a worker's role holds our key.
     """
     try:
@@ -59,8 +60,9 @@ def check_delegations(targets: Targets, keys: OnlineKeys) -> None:
     for name, role in roles.items():
         if role.terminating:
             raise DelegationError(f"the delegation to {name} must not be terminating")
-        if tuple(role.paths or ()) != paths_of(name):
-            raise DelegationError(f"the delegation to {name} must have the paths {', '.join(paths_of(name))}")
+        if role.paths is None or tuple(role.paths) != paths_of(name):
+            wanted = ", ".join(paths_of(name)) or "(none)"
+            raise DelegationError(f"the delegation to {name} must have the paths {wanted}")
         held = _keys_of(delegations, role)
         if name == DIRECTOR:
             keys.find(DIRECTOR, held)
@@ -68,6 +70,17 @@ def check_delegations(targets: Targets, keys: OnlineKeys) -> None:
                 raise OnlineKeyError("the director must be this server's key alone, with threshold 1")
         else:
             _check_offline(name, held, keys)
+    _check_apart({name: _keys_of(delegations, role) for name, role in roles.items()})
+
+
+def _check_apart(held: Mapping[str, list[Key]]) -> None:
+    """A signature does not name its role: with a shared key, what is signed as one role is signed as the other."""
+    found: dict[str, str] = {}
+    for name, keys in held.items():
+        for key in keys:
+            other = found.setdefault(str(sorted(key.keyval.items())), name)
+            if other != name:
+                raise DelegationError(f"the roles {other} and {name} share a key: each role needs keys of its own")
 
 
 def paths_of(role: str) -> tuple[str, ...]:
@@ -80,6 +93,8 @@ def paths_of(role: str) -> tuple[str, ...]:
         return DIRECTOR_PATHS
     if role == ROUNDS:
         return ROUNDS_PATHS
+    if role == OFFERS:
+        return ()
     channel = role.removeprefix(AUTO)
     try:
         if role.startswith(AUTO) and check_name(channel, "channel") not in (ROUNDS, "dev"):

@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Any
 
 from edgewise_protocol.errors import ProtocolError
-from edgewise_protocol.targets import SignedFile, bundle_path, channel_of, from_target_file, training_path
+from edgewise_protocol.manifest import AGENT_MODEL
+from edgewise_protocol.targets import (
+    BESIDE,
+    SignedFile,
+    bundle_path,
+    channel_of,
+    from_target_file,
+    is_agent,
+    training_path,
+)
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewise_server.errors import DelegationError, TargetError, UnsignedError, VersionError
@@ -51,12 +60,12 @@ def accept_delegated(
     """The trusted set with new metadata of a delegated role.
 
     Args:
-        role: `rounds` or `auto/<channel>`; the director's are assignments, never uploads.
+        role: `rounds` or `auto/<channel>`; assignments and offers stand beside the repository.
         current_version: newest version of the role that was ever accepted, 0 for none.
     """
     if new.signed.version != current_version + 1:
         raise VersionError(f"the {role} metadata have version {new.signed.version}; the next is {current_version + 1}")
-    if role == "director" or role not in delegated_roles(trusted.targets.signed):
+    if role in BESIDE or role not in delegated_roles(trusted.targets.signed):
         raise DelegationError(f"the trusted targets metadata do not delegate to the role {role[:80]!r}")
     check_signed(trusted.targets.signed, role, new)
     check_fresh(new, role, now)
@@ -86,6 +95,10 @@ def signed_files(role: str, targets: Targets, authority: Targets) -> dict[str, S
             raise DelegationError(f"{path[:120]!r} lies outside of the paths of {role}")
         try:
             file = from_target_file(target)
+            if role != TARGETS and is_agent(file.custom):
+                raise DelegationError(
+                    f"{path[:120]!r} is the agent's code, which only the offline targets keys may sign, not {role}"
+                )
             expected = _path_of(file)
         except ProtocolError as error:
             raise TargetError(f"the target {path[:120]!r} is not acceptable: {error}") from error
@@ -97,12 +110,14 @@ def signed_files(role: str, targets: Targets, authority: Targets) -> dict[str, S
 
 def _path_of(file: SignedFile) -> str:
     custom, channel = file.custom, channel_of(file.path)
-    if custom.kind == "inference":
+    if (custom.kind == "agent") != (custom.model == AGENT_MODEL):
+        raise TargetError(f"agent bundles, and they alone, bear the name {AGENT_MODEL!r}")
+    if custom.kind in ("inference", "agent"):
         return bundle_path(channel, custom.model, custom.profile, custom.version)
     if custom.kind == "training":
         return training_path(channel, custom.model, custom.version)
     raise TargetError(
-        f"{file.path[:120]!r} is of the kind {custom.kind!r}; metadata name inference or training bundles"
+        f"{file.path[:120]!r} is of the kind {custom.kind!r}; metadata name inference, training or agent bundles"
     )
 
 

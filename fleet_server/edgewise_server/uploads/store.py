@@ -6,10 +6,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from edgewise_protocol.bounds import CHUNK_BYTES
+from edgewise_protocol.errors import TopicError
 from edgewise_protocol.names import check_name
 
 _READ: Final = 1 << 20
@@ -51,6 +53,15 @@ class UploadStore:
     def remove(self, round_id: str, device_id: str) -> None:
         """Remove one update, if it is there."""
         self.path(round_id, device_id).unlink(missing_ok=True)
+
+    def rounds(self) -> list[str]:
+        """Rounds of which there are updates; a folder that no round can be called by is none."""
+        found = []
+        for path in sorted(self._folder.glob("*")):
+            with suppress(TopicError):
+                if path.is_dir():
+                    found.append(check_name(path.name))
+        return found
 
     def remove_round(self, round_id: str) -> None:
         """Remove all updates of a round: they are not kept longer than they are needed."""

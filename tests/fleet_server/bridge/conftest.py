@@ -158,7 +158,7 @@ def running_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[A
 @pytest.fixture
 def bridged(running_broker: Any, tmp_path: Path, kit: SimpleNamespace) -> Iterator[SimpleNamespace]:
     """A server's context whose broker runs: `.context`, `.broker`, `.bridge()`, `.phone(id)`."""
-    context = kit.make_state(tmp_path / "state", broker_port=running_broker.port, embedded_broker=False, gap_s=0.5)
+    context = kit.make_state(tmp_path / "state", broker_port=running_broker.port, embedded_broker=False)
     opened: list[Any] = []
 
     def bridge() -> Bridge:

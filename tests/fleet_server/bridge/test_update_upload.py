@@ -197,3 +197,29 @@ def test_bad_updates_are_refused_with_a_reason(bridged: SimpleNamespace) -> None
         assert answer.error.startswith(code), answer
     store = UploadStore(bridged.context.settings.state / "uploads")
     assert not any(store.path(ROUND, f"d{n}").exists() for n in range(4))
+
+
+def test_a_broker_that_loses_everything_costs_no_chunk_that_was_stored(bridged: SimpleNamespace) -> None:
+    """Credits and chunks under way are gone; the client asks again, as its watch does, and goes on where it was."""
+    bridged.add_device("d1")
+    open_round(bridged)
+    bridged.bridge()
+    data = weights(1)
+    phone = bridged.phone("d1")
+    announce(phone, data)
+    phone.wait(lambda: newest(phone), "credits")
+    for n in range(3):
+        phone.send_raw(topics.update("d1", ROUND, n), data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES])
+    phone.wait(lambda: newest(phone).chunks_through == 3, "three chunks")
+    bridged.broker.stop()
+    bridged.broker.start()
+    again = bridged.phone("d1")
+
+    def answered() -> bool:
+        announce(again, data)
+        return any(ack.round_id == ROUND for ack in again.acks)
+
+    bridged.wait_for(answered, "the bridge to be back")
+    assert newest(again).chunks_through == 3
+    upload(again, data)
+    assert client(bridged, "d1") == ("stored", chunk_count(len(data)))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from edgewise_protocol.assignment import Assignment, verify_assignment
+from edgewise_protocol.assignment import Accepted, Assignment, verify_assignment
 from edgewise_protocol.facts import DeviceFacts
 from edgewise_protocol.messages import ModelReport, ModelTelemetry, Reported, Status, Telemetry
 from edgewise_server.context import Context
@@ -17,7 +17,7 @@ from edgewise_server.models.base import utc_now
 from edgewise_server.models.devices import Device
 from edgewise_server.models.outgoing import Outgoing
 from edgewise_server.orchestrator.service import Orchestrator
-from edgewise_server.services import ingest, rollouts
+from edgewise_server.services import ingest, presence, rollouts
 from edgewise_server.services.ingest import StreamedItem
 from sqlmodel import select
 
@@ -47,7 +47,7 @@ class Fleet:
                     certificate_not_after=utc_now() + timedelta(days=300),
                 )
                 status = Status(online=True, session="s", at=self.now, facts=facts)
-                ingest.record_status(device, status, self.now)
+                presence.record_status(device, status, self.now)
                 device.online = online
                 if not online:
                     device.last_seen_at = None
@@ -81,7 +81,7 @@ class Fleet:
                 device_id=device_id,
                 channel=device.channel,
                 now=datetime.fromtimestamp(self.now, UTC),
-                accepted_version=self.accepted[device_id],
+                accepted=Accepted(self.accepted[device_id]),
             )
 
     def answer(self, *ids: str) -> None:
@@ -117,7 +117,7 @@ class Fleet:
             with self.context.database.session() as session:
                 device = session.get(Device, device_id)
                 assert device is not None
-                ingest.record_reported(device, reported)
+                presence.record_reported(device, reported)
                 session.add(device)
 
     def telemetry(self, device_id: str, version: int, requests: int, errors: int, p95_ms: float = 1.0) -> None:
@@ -127,7 +127,7 @@ class Fleet:
         )
         message = Telemetry(stream="s", seq=self.seq, at=self.now, window_s=10, models=(counted,))
         with self.context.database.session() as session:
-            ingest.store(session, [StreamedItem(device_id, "telemetry", message, b"{}")], self.now, 5)
+            ingest.store(session, [StreamedItem(device_id, "telemetry", message, b"{}")], self.now)
 
     def tick(self, seconds: float = 1.0) -> None:
         self.orchestrator.tick(self.now)

@@ -48,6 +48,7 @@ def test_a_rollout_over_rest(working: Any) -> None:
         "reverted": 0,
         "offline": 0,
         "unfit": 0,
+        "barred": 0,
     }
     assert [d["kind"] for d in found["history"]] == ["create", "start-phase", "assign"]
     assert datetime.fromisoformat(found["created_at"]).tzinfo is not None
@@ -107,7 +108,7 @@ def test_telemetry_and_events_over_rest(working: Any) -> None:
         StreamedItem("d0", "telemetry", telemetry, encode(telemetry)),
     ]
     with working.context.database.session() as session:
-        ingest.store(session, items, working.now, 5)
+        ingest.store(session, items, working.now)
     viewer = working.api.viewer
     (found,) = viewer.get("/devices/d0/events", params={"limit": 5}).json()["events"]
     assert (found["code"], found["data"], found["at"]) == ("bundle-tampered", {"n": 1}, "1970-01-01T00:00:05Z")
@@ -125,6 +126,9 @@ def test_telemetry_and_events_over_rest(working: Any) -> None:
 def test_a_federation_and_its_jobs_over_rest(working: Any, kit: Any) -> None:
     api, training = working.api, kit.make_training_bundle()
     working.publish(training, role="rounds")
+    without_rate = {"name": "f", "model": "digits", "channel": "lab", "training_path": "x", "rounds": 1}
+    refused = api.operator.post("/federations", json=without_rate)
+    assert refused.status_code == 422 and "lr" in refused.json()["detail"]
     made = api.operator.post(
         "/federations",
         json={
@@ -157,8 +161,8 @@ def test_a_federation_and_its_jobs_over_rest(working: Any, kit: Any) -> None:
     path = f"/federations/{federation}/rounds/1/offer"
     assert api.worker.put(path, content=b"{}").status_code == 422
     unsigned = api.worker.put(path, content=encode_metadata(offer))
-    assert (unsigned.status_code, unsigned.json()["code"]) == (422, "round-offer")
-    offer.sign(working.ceremony.signer_of("rounds"))
+    assert (unsigned.status_code, unsigned.json()["code"]) == (422, "round-offer-unsigned")
+    offer.sign(working.ceremony.signer_of("offers"))
     signed = encode_metadata(offer)
     assert api.worker.put(path, content=signed).json()["state"] == "offered"
     assert api.worker.put(path, content=signed).status_code == 200

@@ -88,7 +88,7 @@ def sign(fleet: Any, federation_id: str, *, signer: Any = None, lr: float | None
         msgspec.convert(payload["weights"], SignedFile),
         expires=datetime.fromtimestamp(payload["expires_at"], UTC).replace(microsecond=0),
     )
-    offer.sign(signer or fleet.ceremony.signer_of("rounds"))
+    offer.sign(signer or fleet.ceremony.signer_of("offers"))
     with fleet.context.database.session() as session:
         federations.take_offer(
             session, fleet.context, federation_id, payload["number"], encode_metadata(offer), fleet.now
@@ -283,3 +283,5 @@ def test_requests_that_cannot_work_are_refused(federated: Any, kit: Any) -> None
         create(federated, group="nobody")
     with pytest.raises(NotFoundError):
         create(federated, base_version=7)
+    with pytest.raises(InvalidError, match="base_version"):
+        create(federated, base_version=None)

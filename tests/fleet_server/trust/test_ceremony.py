@@ -142,6 +142,23 @@ def unknown_delegation(c, kit):
     c.sign_targets()
 
 
+def one_key_for_two_roles(c, kit):
+    """A signature does not name its role: an offer would be metadata of `rounds`."""
+    c.keys.delegated["offers"] = c.keys.delegated["rounds"]
+    c.targets = c._targets()
+    c.sign_targets()
+
+
+def offers_that_may_sign_for_paths(c, kit):
+    c.targets.signed.delegations.roles["offers"].paths = ["lab/*/*/*"]
+    c.sign_targets()
+
+
+def metadata_of_the_offers_role(c, kit):
+    c.delegated["offers"] = c.delegated["rounds"]
+    c.sign_delegated("offers")
+
+
 def role_without_metadata(c, kit):
     del c.delegated["rounds"]
 
@@ -167,6 +184,9 @@ def role_without_metadata(c, kit):
         (server_key_in_auto, OnlineKeyError),
         (unknown_delegation, DelegationError),
         (role_without_metadata, DelegationError),
+        (one_key_for_two_roles, DelegationError),
+        (offers_that_may_sign_for_paths, DelegationError),
+        (metadata_of_the_offers_role, DelegationError),
     ],
 )
 def test_a_spoiled_ceremony_is_refused_and_nothing_is_kept(context, ceremony, kit, spoil, error):

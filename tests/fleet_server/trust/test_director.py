@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from edgewise_protocol.assignment import verify_assignment
+from edgewise_protocol.assignment import Accepted, verify_assignment
 from edgewise_protocol.errors import UnsignedAssignmentError, WrongDeviceError
 from edgewise_server.errors import DirectorError, NotFoundError
 from edgewise_server.models.devices import Device
@@ -29,7 +29,7 @@ def verified(context, data, *, device_id="cam-1", channel="lab", accepted=0):
     with context.database.session(read_only=True) as session:
         trusted = context.repository.current(session).targets.signed
     return verify_assignment(
-        data, trusted, device_id=device_id, channel=channel, now=datetime.now(UTC), accepted_version=accepted
+        data, trusted, device_id=device_id, channel=channel, now=datetime.now(UTC), accepted=Accepted(accepted)
     )
 
 

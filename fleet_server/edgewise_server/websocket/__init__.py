@@ -1,0 +1,1 @@
+"""The gateway for MQTT over WebSocket, in front of a managed Mosquitto."""
