@@ -43,6 +43,32 @@ class SelfTestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
 
 
+class WatchdogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Longest silence of a part, seconds, before it is held to be stuck: then the service manager hears no more."""
+
+    event_loop_s: Interval = 30.0
+    installer_s: Interval = 600.0
+    """Hashing a large bundle and loading it into the engine are single steps."""
+    others_s: Interval = 180.0
+    """Name resolution and a TCP connection are single steps."""
+
+
+class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the device's certificate is renewed."""
+
+    look_s: Interval = 60.0
+    """Mean time between two looks at how much of the certificate's life is over."""
+    retry_min_s: Interval = 30.0
+    """First wait after a renewal that failed, or that did not lead to the broker."""
+    retry_max_s: Interval = 6 * 3600.0
+    ended_s: Interval = 24 * 3600.0
+    """Between two questions of a device that was told that it was revoked or decommissioned."""
+    refusals: Annotated[int, Meta(ge=1, le=1_000)] = 2
+    """Refusals of the broker in a row after which the device asks for a new certificate."""
+    unreachable: Annotated[int, Meta(ge=1, le=100_000)] = 30
+    """Failed connections in a row after which the device asks the server where the broker is."""
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http_host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8089
@@ -61,6 +87,12 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Send quantile sketches too, where `datasketches` is installed."""
     outbox_max_mib: Mebibytes = 32
 
+    broker_transport: Literal["", "tcp", "websockets"] = ""
+    """How the broker is reached; empty: as the enrolment says. `websockets` passes where only port 443 is open."""
+    broker_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Port of the broker; 0: as the enrolment says."""
+    proxy_url: Annotated[str, Meta(max_length=500)] = ""
+    """HTTP proxy for the connection to the broker: `http://[user:password@]host[:port]`."""
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Interval = 1.0
     reconnect_max_s: Interval = 60.0
@@ -76,10 +108,17 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """First wait before an assignment whose metadata could not be fetched is looked at again."""
     retry_max_s: Interval = 120.0
 
+    agent_check_s: Interval = 300.0
+    """Longest time that a new agent may take to check itself, golden inputs of all models included."""
+    agent_confirm_s: Interval = 300.0
+    """A new agent must be online and serve this long after its start, or the one before it comes back."""
+
     min_free_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 64
     """Free disk space that a download leaves."""
     probation: ProbationConfig = msgspec.field(default_factory=ProbationConfig)
+    identity: IdentityConfig = msgspec.field(default_factory=IdentityConfig)
     self_test: SelfTestConfig = msgspec.field(default_factory=SelfTestConfig)
+    watchdog: WatchdogConfig = msgspec.field(default_factory=WatchdogConfig)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Final
 
-from edgewise_agent.errors import StorageError
+from edgewise_agent.errors import storage_error
+
+TEMPORARY: Final = ".tmp"
+"""How the names of files end that are not yet what they will be called."""
 
 
 def sync_dir(folder: Path) -> None:
@@ -26,7 +31,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     temp = ""
     try:
-        fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
         with os.fdopen(fd, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
@@ -36,5 +41,14 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         sync_dir(path.parent)
     except OSError as error:
         if temp:
-            Path(temp).unlink(missing_ok=True)
-        raise StorageError(f"{path.name} could not be written: {error.strerror or error}") from error
+            # What cannot be removed either is swept at the next start.
+            with contextlib.suppress(OSError):
+                Path(temp).unlink(missing_ok=True)
+        raise storage_error(f"{path.name} could not be written", error) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `write_atomic` left in and below a folder when the process died. Nobody else may write there now."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -5,7 +5,12 @@ Errors of the protocol (`edgewise_protocol.errors`) carry codes too; `code_of` r
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
 from edgewise_protocol.errors import ProtocolError
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class AgentError(Exception):
@@ -26,6 +31,12 @@ class StateError(AgentError):
     code = "state"
 
 
+class StateDamagedError(StateError):
+    """A state file was damaged and is set aside; what it held is lost, or comes from its other copy."""
+
+    code = "state-damaged"
+
+
 class StorageError(AgentError):
     """The disk refused a write."""
 
@@ -36,6 +47,18 @@ class DiskSpaceError(StorageError):
     """A download would not leave the free space that the device needs."""
 
     code = "disk-space"
+
+
+class DiskFullError(StorageError):
+    """There is no space left on the disk."""
+
+    code = "disk-full"
+
+
+class StoreDamagedError(StorageError):
+    """A stored bundle is missing, or not what was verified: the disk damaged it."""
+
+    code = "store-damaged"
 
 
 class EndpointError(AgentError):
@@ -68,10 +91,50 @@ class EnrolmentUsedError(EnrolError):
     code = "enrolment-used"
 
 
+class EnrolmentExpiredError(EnrolmentUsedError):
+    """The enrolment's token has expired."""
+
+    code = "enrolment-expired"
+
+
+class UnknownBoardError(EnrolError):
+    """The server knows no profile of the board that this machine is to stand in for."""
+
+    code = "unknown-board"
+
+
+class RenewalError(IdentityError):
+    """The certificate could not be renewed."""
+
+    code = "renewal"
+
+
+class ServerUnreachableError(RenewalError):
+    """The server cannot be asked, or its answer is not one."""
+
+    code = "server-unreachable"
+
+
+class ServerRefusedError(RenewalError):
+    """The server answers that it will not. `problem` is its own code, `status` the HTTP status."""
+
+    code = "server-refused"
+
+    def __init__(self, message: str, status: int, problem: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.status, self.problem, self.retry_after_s = status, problem, retry_after_s
+
+
 class SessionError(AgentError):
     """The broker cannot be talked to now."""
 
     code = "offline"
+
+
+class PacketTooLargeError(SessionError):
+    """The broker began a packet beyond the bound of the protocol, as an honest one never does."""
+
+    code = "packet-too-large"
 
 
 class FetchTimeoutError(SessionError):
@@ -158,6 +221,12 @@ class InstallError(AgentError):
     code = "install"
 
 
+class ProxyError(SessionError):
+    """The HTTP proxy cannot be reached, or does not carry the connection to the broker."""
+
+    code = "proxy"
+
+
 class BundleMismatchError(InstallError):
     """The bundle is not the model, version or profile that was signed for."""
 
@@ -180,6 +249,12 @@ class SelfTestTimeoutError(SelfTestError):
     """The self-test took longer than it may."""
 
     code = "self-test-timeout"
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """The error for what the operating system said: a full disk is told apart, since it passes."""
+    kind = DiskFullError if error.errno in _FULL else StorageError
+    return kind(f"{what}: {error.strerror or error}")
 
 
 def code_of(error: BaseException) -> str:

@@ -34,6 +34,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     online: bool = False
     running: bool = True
     simulated: bool = False
+    stalled: tuple[str, ...] = ()
+    """Parts of the agent that make no progress."""
 
 
 def read_runtime(state: Path) -> Runtime | None:
@@ -75,6 +77,13 @@ class Maintenance:
         """The connection came or went. Does not block."""
         with self._change:
             self._runtime = msgspec.structs.replace(self._runtime, online=online)
+            self._dirty = True
+            self._change.notify_all()
+
+    def stalled(self, names: tuple[str, ...]) -> None:
+        """These parts are stuck. Does not block."""
+        with self._change:
+            self._runtime = msgspec.structs.replace(self._runtime, stalled=names)
             self._dirty = True
             self._change.notify_all()
 

@@ -177,6 +177,11 @@ class Authority:
         self.root = self._issue("root", self.root_key.public_key(), "root", self.root_key, True)
         self.intermediate = self._issue("intermediate", self.key.public_key(), "root", self.root_key, True)
 
+    def replace_intermediate(self) -> None:
+        """Another intermediate under the same root, as after a theft."""
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.intermediate = self._issue("intermediate", self.key.public_key(), "root", self.root_key, True)
+
     def issue(self, csr_pem: str, device_id: str, days: float = 30) -> str:
         """A chain for a CSR, whose subject is ignored."""
         csr = x509.load_pem_x509_csr(csr_pem.encode())
@@ -214,7 +219,7 @@ class Repository:
     """A TUF repository with a director, the rounds role and one delegated channel role."""
 
     def __init__(self) -> None:
-        names = ["root", "targets", "snapshot", "timestamp", "director", "rounds", auto_role(CHANNEL)]
+        names = ["root", "targets", "snapshot", "timestamp", "director", "rounds", "offers", auto_role(CHANNEL)]
         self.signers = {name: CryptoSigner.generate_ed25519() for name in names}
         root = Root(expires=in_days(365), consistent_snapshot=True)
         for name in ("root", "targets", "snapshot", "timestamp"):
@@ -225,6 +230,7 @@ class Repository:
         for name, paths in (
             ("director", ["dev/*"]),
             ("rounds", ["rounds/*/*/*"]),
+            ("offers", []),
             (auto_role(CHANNEL), [f"{CHANNEL}/*/*/*"]),
         ):
             assert delegations.roles is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,18 @@ from edgewise_protocol.chunks import ChunkIndex, chunk_count, iter_chunks
 from edgewise_protocol.messages import Want, WantedChunks
 from edgewise_protocol.targets import SignedFile
 
+from edgewise_agent.backoff import Backoff
 from edgewise_agent.download.plan import batches, offset, verified_prefix
-from edgewise_agent.errors import ChunkUnavailableError, DownloadError, SessionError, StorageError
+from edgewise_agent.durable import sync_dir
+from edgewise_agent.errors import ChunkUnavailableError, DownloadError, SessionError, storage_error
 from edgewise_agent.session.retained import RetainedReader
 from edgewise_agent.store.store import Store
 
 log = logging.getLogger(__name__)
 
 _DIGEST_BYTES: Final = 32
+_PAUSES_S: Final = (0.1, 5.0)
+"""Shortest and longest wait after a read that the connection broke."""
 _ONLINE_POLL_S: Final = 0.5
 """How often an interruption is looked for while the connection is awaited."""
 
@@ -103,8 +108,11 @@ class Downloader:
                         index.check(n, chunk)
                         part.write(chunk)
                 part.flush()
+                # Before anybody notes that it is complete: a power cut must not turn a good download into a bad one.
+                os.fsync(part.fileno())
+            sync_dir(path.parent)
         except OSError as error:
-            raise StorageError(f"the download cannot be written: {error.strerror or error}") from error
+            raise storage_error("the download cannot be written", error) from error
         return path
 
     def _index(self, file: SignedFile, interrupted: Callable[[], bool]) -> ChunkIndex:
@@ -123,6 +131,7 @@ class Downloader:
         names = {n: topics.blob(sha256, n) for n in numbers}
         found: dict[str, bytes] = {}
         attempt = 0
+        pauses = Backoff(*_PAUSES_S)
         while missing := [n for n in numbers if names[n] not in found]:
             if interrupted():
                 raise InterruptedDownloadError("the download is left for now")
@@ -137,7 +146,9 @@ class Downloader:
             except SessionError as error:
                 # A broken connection is not the chunk's fault: the session comes back, and the caller may interrupt.
                 log.info("a batch of chunks is asked for again", extra={"reason": str(error)})
+                _pause(pauses.next(), interrupted)
                 continue
+            pauses.reset()
             attempt += 1
         return iter([(n, found[names[n]]) for n in numbers])
 
@@ -153,3 +164,10 @@ class Downloader:
 
         wait_s = self._patience.wait_s * 2**attempt
         return self._reader.read(list(names.values()), ask=ask, wait_s=wait_s, give_up=interrupted)
+
+
+def _pause(seconds: float, interrupted: Callable[[], bool]) -> None:
+    """Wait, but not for longer than the caller has time."""
+    until = time.monotonic() + seconds
+    while not interrupted() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, _ONLINE_POLL_S))

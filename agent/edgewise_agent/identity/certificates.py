@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
@@ -48,8 +50,40 @@ def make_csr(key: Key) -> str:
     return csr.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def check_certificate(chain_pem: str, fleet_ca_pem: str, key: Key, device_id: str, now: datetime) -> datetime:
-    """Verify a certificate chain, leaf first, up to the fleet's root; returns when the leaf begins to hold.
+@dataclass(frozen=True)
+class Validity:
+    """What a verified certificate says of itself."""
+
+    begins: datetime
+    ends: datetime
+    serial: str
+    """Hexadecimal."""
+    intermediate_sha256: str
+    """Of the DER of the certificate that issued it."""
+
+    def used(self, now: datetime) -> float:
+        """The part of its life that is over at `now`; may be below 0 and above 1."""
+        return (now - self.begins) / (self.ends - self.begins)
+
+
+def public_pem(key: Key) -> str:
+    """The public key, SubjectPublicKeyInfo as PEM."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+def sign(key: Key, data: bytes) -> str:
+    """An ECDSA signature with SHA-256, DER, hexadecimal."""
+    return key.sign(data, ec.ECDSA(hashes.SHA256())).hex()
+
+
+def check_certificate(
+    chain_pem: str, fleet_ca_pem: str, key: Key, device_id: str, now: datetime, *, allow_expired: bool = False
+) -> Validity:
+    """Verify a certificate chain, leaf first, up to the fleet's root.
+
+    Args:
+        allow_expired: accept one whose time is over: it serves no more at the broker, but it can be renewed.
 
     Raises:
         IdentityError: it does not lead to the fleet's root, is not for this key or id, or is not valid now.
@@ -71,9 +105,36 @@ def check_certificate(chain_pem: str, fleet_ca_pem: str, key: Key, device_id: st
     for issued, issuer in pairwise(path):
         _check_issued(issued, issuer)
     for certificate in path:
-        if certificate.not_valid_after_utc <= now:
+        if certificate.not_valid_after_utc <= now and not allow_expired:
             raise IdentityError(f"a certificate of the chain expired at {certificate.not_valid_after_utc.isoformat()}")
-    return leaf.not_valid_before_utc.astimezone(UTC)
+    return Validity(
+        begins=leaf.not_valid_before_utc.astimezone(UTC),
+        ends=leaf.not_valid_after_utc.astimezone(UTC),
+        serial=format(leaf.serial_number, "x"),
+        intermediate_sha256=sha256_of(path[1]),
+    )
+
+
+def issuer_pem(chain_pem: str, fleet_ca_pem: str) -> str:
+    """PEM of the certificate that issued the leaf of a verified chain: the second of the chain, or the root."""
+    chain = x509.load_pem_x509_certificates(chain_pem.encode())
+    if len(chain) == 1:
+        return fleet_ca_pem
+    return chain[1].public_bytes(serialization.Encoding.PEM).decode()
+
+
+def sha256_of(certificate: x509.Certificate) -> str:
+    """SHA-256 of a certificate's DER, hexadecimal."""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def root_sha256(fleet_ca_pem: str) -> str:
+    """SHA-256 of the fleet's root certificate; raise `IdentityError` if it is not one certificate."""
+    try:
+        (root,) = x509.load_pem_x509_certificates(fleet_ca_pem.encode())
+    except ValueError as error:
+        raise IdentityError("the fleet's root is not PEM, or not one certificate") from error
+    return sha256_of(root)
 
 
 def _check_issued(issued: x509.Certificate, issuer: x509.Certificate) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import ssl
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from edgewise_protocol.enrolment import EnrolmentFile, EnrolRequest, EnrolResponse, decode_enrolment
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.facts import DeviceFacts
@@ -19,18 +14,27 @@ from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization import DeserializationError
 
 from edgewise_agent.durable import write_atomic
-from edgewise_agent.errors import EnrolError, EnrolmentUsedError, StorageError
+from edgewise_agent.errors import (
+    EnrolError,
+    EnrolmentExpiredError,
+    EnrolmentUsedError,
+    ServerRefusedError,
+    ServerUnreachableError,
+    StorageError,
+    UnknownBoardError,
+)
 from edgewise_agent.identity.certificates import check_certificate, key_pem, load_key, make_csr, make_key
+from edgewise_agent.identity.exchange import ask
 from edgewise_agent.identity.identity import CARD_FILE, FOLDER, KEY_FILE, Card, save_identity
-
-log = logging.getLogger(__name__)
 
 PATH: Final = "/api/v1/enrol"
 _MAX_FILE: Final = 2 << 20
-_MAX_ANSWER: Final = 256 * 1024
-_TIMEOUT_S: Final = 30.0
 _SPENT: Final = frozenset({401, 403, 404, 409, 410})
 """Statuses by which a server says that the token is no good any more."""
+_CODES: Final[dict[str, type[EnrolError]]] = {
+    "enrolment-expired": EnrolmentExpiredError,
+    "unknown-board": UnknownBoardError,
+}
 
 
 def enrol(path: Path, state: Path, facts: DeviceFacts, simulated_board: str) -> Card:
@@ -97,41 +101,10 @@ def read_enrolment(path: Path) -> EnrolmentFile:
 
 
 def _exchange(found: EnrolmentFile, request: EnrolRequest) -> EnrolResponse:
-    url = found.server_url.rstrip("/") + PATH
-    if not url.startswith("https://"):
-        log.warning("the enrolment is not protected by TLS: use it on a network that you trust", extra={"url": url})
     try:
-        context = ssl.create_default_context(cadata=found.fleet_ca)
-        asked = urllib.request.Request(  # noqa: S310 - the enrolment file's pattern admits http and https only
-            url,
-            data=msgspec.json.encode(request),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-            method="POST",
-        )
-        handlers: list[Any] = [urllib.request.HTTPSHandler(context=context), _NoRedirect()]
-        opener = urllib.request.build_opener(*handlers)
-        with opener.open(asked, timeout=_TIMEOUT_S) as response:
-            return msgspec.json.decode(response.read(_MAX_ANSWER), type=EnrolResponse)
-    except urllib.error.HTTPError as error:
-        kind = EnrolmentUsedError if error.code in _SPENT else EnrolError
-        raise kind(f"the server refuses the enrolment ({error.code}): {_detail(error)}") from error
-    except (OSError, ValueError) as error:
-        raise EnrolError(f"the server at {found.server_url} cannot be asked: {error}") from error
-    except msgspec.MsgspecError as error:
-        raise EnrolError(f"the server's answer is not an enrolment: {error}") from error
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The token goes to the server that the file names, and to no other."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
-
-
-def _detail(error: urllib.error.HTTPError) -> str:
-    """The `detail` of a problem document (RFC 9457), or the reason phrase."""
-    try:
-        problem = msgspec.json.decode(error.read(_MAX_ANSWER), type=dict[str, Any])
-        return str(problem.get("detail") or problem.get("title") or error.reason)[:500]
-    except (msgspec.MsgspecError, OSError):
-        return str(error.reason)[:200]
+        return ask(found.server_url, PATH, found.fleet_ca, request, EnrolResponse)
+    except ServerRefusedError as error:
+        kind = _CODES.get(error.problem) or (EnrolmentUsedError if error.status in _SPENT else EnrolError)
+        raise kind(f"the server refuses the enrolment ({error.status}): {error}") from error
+    except ServerUnreachableError as error:
+        raise EnrolError(str(error)) from error

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edgewise_protocol.manifest import Manifest
+from edgewise_protocol.manifest import AGENT_MODEL, Manifest
 from edgewise_protocol.sketches import Baseline
 
 from edgewise_agent.install.state import Slot
-from edgewise_agent.store.store import Store
+from edgewise_agent.store.store import Store, StoredBundle
 
 
 class Health(Protocol):
@@ -41,21 +42,51 @@ class Table(Protocol):
     def health(self, model: str) -> Health: ...
 
 
-class Activator:
-    """Remembers what serves, so that restoring what never stopped costs nothing."""
+class AgentSlots(Protocol):
+    """What the installer needs of `edgewise_agent.selfupdate.updater.SelfUpdate`."""
 
-    def __init__(self, store: Store, table: Table) -> None:
+    @property
+    def running(self) -> Slot | None: ...
+    def misfits(self, manifest: Manifest) -> tuple[str, ...]: ...
+    def test(self, bundle: StoredBundle, sha256: str, stopping: Callable[[], bool]) -> dict[str, float]: ...
+    def serve(self, slot: Slot | None, *, trial: bool) -> bool: ...
+    def confirm(self) -> None: ...
+
+
+class Activator:
+    """Remembers what serves, so that restoring what never stopped costs nothing.
+
+    Args:
+        agent: switches the agent itself.
+    """
+
+    def __init__(self, store: Store, table: Table, agent: AgentSlots) -> None:
         self._store = store
         self._table = table
+        self._agent = agent
         self.serving: dict[str, Slot] = {}
 
-    def serve(self, model: str, slot: Slot | None) -> None:
+    def confirm(self, model: str) -> None:
+        """The model is about to be committed: of an agent, the launcher must know first. Raises `StorageError`."""
+        if model == AGENT_MODEL:
+            self._agent.confirm()
+
+    def serve(self, model: str, slot: Slot | None, *, restored: bool = False) -> None:
         """Let a slot serve; what served before goes on until it has answered.
+
+        Args:
+            restored: it was confirmed before.
 
         Raises:
             BundleError: the stored bundle is damaged.
             AgentError: the engine refuses it. In both cases nothing has changed.
         """
+        if model == AGENT_MODEL:
+            if self._agent.serve(slot, trial=not restored) and slot is not None:
+                self.serving[model] = slot
+            else:
+                self.serving.pop(model, None)
+            return
         if slot is None:
             self._table.deactivate(model)
             self.serving.pop(model, None)

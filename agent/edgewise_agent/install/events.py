@@ -73,6 +73,14 @@ class Failed(Happened):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Damaged(Happened):
+    """A bundle that was verified and stored is not whole any more. The disk is at fault, not the version."""
+
+    sha256: str
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fault(Happened):
     """The engine failed in service."""
 
@@ -93,6 +101,8 @@ class Booted(Happened):
     """The agent's process starts."""
 
     max_boots: int
+    counted: bool = True
+    """False where the process is known to have died while another model was loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +124,7 @@ Event = (
     | SelfTestPassed
     | Confirmed
     | Failed
+    | Damaged
     | Fault
     | Expired
     | Booted

@@ -12,9 +12,17 @@ from edgewise_protocol.facts import DeviceFacts, fits
 from edgewise_protocol.targets import SignedFile
 
 from edgewise_agent.download.downloader import Downloader, InterruptedDownloadError
-from edgewise_agent.errors import AgentError, BundleMismatchError, DownloadError, TrustError, code_of
+from edgewise_agent.errors import (
+    AgentError,
+    BundleMismatchError,
+    DownloadError,
+    StoreDamagedError,
+    TrustError,
+    code_of,
+)
+from edgewise_agent.install.activator import AgentSlots
 from edgewise_agent.install.effects import Download, SelfTest, Verify
-from edgewise_agent.install.events import Downloaded, Event, Failed, SelfTestPassed, Verified
+from edgewise_agent.install.events import Damaged, Downloaded, Event, Failed, SelfTestPassed, Verified
 from edgewise_agent.install.self_test import InterruptedSelfTestError, RefusedError, SelfTester
 from edgewise_agent.store.store import Store
 
@@ -34,6 +42,7 @@ class Worker:
     store: Store
     downloader: Downloader
     tester: SelfTester
+    agent: AgentSlots
     facts: DeviceFacts
     on_security: Callable[[SignedFile, Exception], None]
 
@@ -55,12 +64,18 @@ class Worker:
                     return Verified(at=time.time(), sha256=file.sha256)
                 case SelfTest():
                     bundle = self.store.open(file.sha256)
-                    measured = self.tester.run(bundle.folder, bundle.manifest, stopping)
+                    if bundle.manifest.kind == "agent":
+                        measured = self.agent.test(bundle, file.sha256, stopping)
+                    else:
+                        measured = self.tester.run(bundle.folder, bundle.manifest, stopping)
                     return SelfTestPassed(at=time.time(), sha256=file.sha256, measured=measured)
         except (InterruptedDownloadError, InterruptedSelfTestError):
             return None
         except RefusedError as error:
             return self._failed(file, error, error.measured)
+        except StoreDamagedError as error:
+            log.warning("a stored bundle is damaged", extra={"path": file.path, "reason": str(error)})
+            return Damaged(at=time.time(), sha256=file.sha256, text=str(error)[:1500])
         except (AgentError, ProtocolError) as error:
             if isinstance(error, TrustError | ProtocolError | BundleMismatchError):
                 self.on_security(file, error)
@@ -72,14 +87,17 @@ class Worker:
 
     def _verify(self, file: SignedFile) -> None:
         part = self.store.partial(USE, file.sha256)
-        if not self.store.has(file):
-            if not part.exists():
-                raise DownloadError("the downloaded file is gone")
+        if part.exists():
             self.store.unpack(part, file)
+        elif not self.store.has(file):
+            raise DownloadError("the downloaded file is gone")
         manifest = self.store.open(file.sha256).manifest
-        if manifest.kind != "inference":
+        if manifest.kind not in ("inference", "agent"):
             raise DoesNotFitError(f"a bundle of kind {manifest.kind!r} cannot serve")
-        if reasons := fits(self.facts, manifest):
+        reasons = fits(self.facts, manifest)
+        if manifest.kind == "agent":
+            reasons += self.agent.misfits(manifest)
+        if reasons:
             raise DoesNotFitError("; ".join(reasons))
 
     @staticmethod

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class SelfTester:
         return verdict.measured
 
     def _child(self, arguments: list[str], interrupted: Callable[[], bool]) -> Verdict:
-        with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as noise:
+        with _memory_file() as answer, _memory_file() as noise:
             child = subprocess.Popen(
                 [sys.executable, "-B", "-P", "-m", _CHILD, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -107,6 +107,11 @@ class SelfTester:
                     raise SelfTestTimeoutError(
                         f"the self-test did not end within {self.config.timeout_s:g} s"
                     ) from None
+
+
+def _memory_file() -> IO[bytes]:
+    """A file that a full disk cannot keep from being written; the child limits the size of its files."""
+    return os.fdopen(os.memfd_create("self-test"), "w+b")
 
 
 def judge(manifest: Manifest, measured: dict[str, float]) -> None:

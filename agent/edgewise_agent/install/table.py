@@ -14,6 +14,8 @@ R3. A failed or rolled-back target is not tried again for the same assignment ve
 R4. Results of work for another target than the present one change nothing.
 R5. A process that keeps dying gives up what it serves last: first for the previous bundle,
     then for none.
+R6. A bundle that the disk has damaged does not serve: what was confirmed before it does, or
+    nothing, while it is downloaded again, a bounded number of times in a row.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from edgewise_protocol.deployment import DeploymentState
 from edgewise_protocol.targets import SignedFile
 from msgspec.structs import replace
 
+from edgewise_agent.errors import StoreDamagedError
 from edgewise_agent.install.effects import (
     Activate,
     Cancel,
@@ -41,6 +44,7 @@ from edgewise_agent.install.events import (
     Assigned,
     Booted,
     Confirmed,
+    Damaged,
     Downloaded,
     Event,
     Expired,
@@ -54,6 +58,11 @@ from edgewise_agent.install.events import (
     Verified,
 )
 from edgewise_agent.install.state import ModelState, Slot
+
+DISK_CODES: Final = frozenset({"storage", "disk-space", "disk-full"})
+"""Why work fails when nothing is wrong with its target."""
+MAX_MENDS: Final = 2
+"""Downloads again of one target before the disk is given up."""
 
 Step = tuple[ModelState, tuple[Effect, ...]]
 Row = Callable[[ModelState, Event], Step]
@@ -78,6 +87,16 @@ def _target(state: ModelState) -> SignedFile:
     return state.target
 
 
+def _final(state: ModelState) -> bool:
+    """Whether the work on the target ended badly for good: a disk that was full may have space again."""
+    return state.state in _ENDED_BADLY and not waits_for_disk(state)
+
+
+def waits_for_disk(state: ModelState) -> bool:
+    """Whether only the disk kept the target from being installed."""
+    return state.state == "failed" and state.error_code in DISK_CODES
+
+
 def _concerns(state: ModelState, sha256: str) -> bool:
     return state.target is not None and state.target.sha256 == sha256
 
@@ -98,9 +117,10 @@ def assign(state: ModelState, event: Event) -> Step:
     named = replace(state, assignment_version=event.assignment_version, deployment=event.deployment)
     if same and state.state in _WORKING | {"committed"} and state.active in (None, slot_of(event.target)):
         return named, ()
-    if same and state.state in _ENDED_BADLY and state.assignment_version == event.assignment_version:
+    if same and _final(state) and state.assignment_version == event.assignment_version:
         return state, ()  # R3
     effects: tuple[Effect, ...] = ()
+    named = replace(named, mended=0)
     if state.state == "probation":  # R2
         named = replace(named, active=state.previous, previous=None)
         effects = (Restore(state.previous),)
@@ -180,7 +200,41 @@ def roll_back(state: ModelState, event: Event) -> Step:
 def commit(state: ModelState, event: Event) -> Step:
     if not (isinstance(event, Confirmed) and _concerns(state, event.sha256)):
         return state, ()
-    return _to(state, "committed", event.at), (Collect(),)
+    return _to(state, "committed", event.at, mended=0), (Collect(),)
+
+
+def mend(state: ModelState, event: Event) -> Step:
+    """R6. The target was verified and signed for: fetching it again needs no new decision."""
+    if not isinstance(event, Damaged):
+        return state, ()
+    held = state.active is not None and state.active.sha256 == event.sha256
+    if not _concerns(state, event.sha256):
+        return _active_lost(state, _DAMAGED, event.text) if held else (state, ())
+    effects: tuple[Effect, ...] = ()
+    if held:
+        state = replace(state, active=state.previous, previous=None)
+        effects = (Restore(state.active),)
+    if state.mended >= MAX_MENDS:
+        state = _to(state, "failed", event.at, boots=0, error_code=_DAMAGED, error=event.text)
+        return state, (*effects, Cancel(), Collect())
+    state = _to(
+        state,
+        "downloading",
+        event.at,
+        boots=0,
+        mended=state.mended + 1,
+        confirm_by=event.at + state.confirm_within_s,
+        error_code=_DAMAGED,
+        error=event.text,
+    )
+    return state, (*effects, Download(_target(state)))
+
+
+def active_damaged(state: ModelState, event: Event) -> Step:
+    """The work on the target has ended badly; what serves instead is damaged."""
+    if isinstance(event, Damaged) and state.active is not None and state.active.sha256 == event.sha256:
+        return _active_lost(state, _DAMAGED, event.text)
+    return state, ()
 
 
 def active_failed(state: ModelState, event: Event) -> Step:
@@ -205,7 +259,7 @@ def boot(state: ModelState, event: Event) -> Step:
     """The process starts: count it, and carry on where it was cut off."""
     if not isinstance(event, Booted):
         return state, ()
-    state = replace(state, boots=state.boots + 1)
+    state = replace(state, boots=state.boots + event.counted)
     if state.active is not None and state.boots > event.max_boots:  # R5
         text = f"the agent died {event.max_boots} times while version {state.active.version} served"
         if state.state in ("probation", "committed"):
@@ -251,6 +305,7 @@ def _active_lost(state: ModelState, code: str, text: str) -> Step:
 # -- the table -------------------------------------------------------------------------------
 
 _LATE: Final = "the version was not confirmed in the time that its assignment gives"
+_DAMAGED: Final = StoreDamagedError.code
 _WORKING: Final = frozenset({"downloading", "verifying", "staged", "self_test", "probation"})
 _ENDED_BADLY: Final = frozenset({"failed", "rolled_back"})
 
@@ -268,18 +323,19 @@ _ALWAYS: Final[dict[type[Event], Row]] = {
     Fault: ignore,
     Expired: ignore,
     Failed: ignore,
+    Damaged: mend,
 }
 _BEFORE_SERVICE: Final[dict[type[Event], Row]] = {Failed: fail, Expired: fail}
 _ROWS: Final[dict[DeploymentState, dict[type[Event], Row]]] = {
-    "idle": {Unassigned: ignore},
+    "idle": {Unassigned: ignore, Damaged: ignore},
     "downloading": {**_BEFORE_SERVICE, Downloaded: downloaded},
     "verifying": {**_BEFORE_SERVICE, Verified: verified},
     "staged": {**_BEFORE_SERVICE, TurnGranted: granted},
     "self_test": {**_BEFORE_SERVICE, SelfTestPassed: passed},
     "probation": {Confirmed: commit, Fault: roll_back, Failed: roll_back, Expired: roll_back, Settled: ignore},
     "committed": {Failed: active_failed},
-    "rolled_back": {Failed: active_failed},
-    "failed": {Failed: active_failed},
+    "rolled_back": {Failed: active_failed, Damaged: active_damaged},
+    "failed": {Failed: active_failed, Damaged: active_damaged},
 }
 TABLE: Final[dict[tuple[DeploymentState, type[Event]], Row]] = {
     (state, event): row for state, rows in _ROWS.items() for event, row in {**_ALWAYS, **rows}.items()

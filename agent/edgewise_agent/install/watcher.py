@@ -16,6 +16,7 @@ from edgewise_agent.install.activator import Health
 from edgewise_agent.install.events import Confirmed, Event, Expired, Fault
 from edgewise_agent.install.probation import Evidence, judge
 from edgewise_agent.install.state import Slot
+from edgewise_agent.watchdog.pulse import Beat, no_beat
 
 _TICK_S = 0.2
 
@@ -34,6 +35,7 @@ class Watcher:
         health: of a model's active version.
         reachable: whether the device is online.
         post: takes (model, event); thread-safe.
+        beat: called at each turn of the thread.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Watcher:
         health: Callable[[str], Health],
         reachable: Callable[[], bool],
         post: Callable[[str, Event], None],
+        beat: Beat = no_beat,
     ) -> None:
         self._config = config
+        self._beat = beat
         self._health = health
         self._reachable = reachable
         self._post = post
@@ -78,6 +82,7 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._stop.wait(_TICK_S):
+            self._beat()
             self.tick(time.monotonic())
 
     def tick(self, now: float) -> None:

@@ -32,7 +32,7 @@ from edgewise_agent.learning.events import RoundEvents
 from edgewise_agent.learning.job import UPDATE_FILE, TrainJob
 from edgewise_agent.learning.local_data import count_samples
 from edgewise_agent.learning.memory import Remembered, RoundMemory
-from edgewise_agent.learning.offers import asks_others, supersedes
+from edgewise_agent.learning.offers import asks_others, check_number, supersedes
 from edgewise_agent.learning.process import TrainProcess
 from edgewise_agent.learning.round import Round, Update
 from edgewise_agent.observe.outbox import Outbox
@@ -209,6 +209,9 @@ class FederatedClient:
             return
         try:
             offer = self._verify(payload)
+            known = self._memory.get(offer.body.round_id)
+            if known is None:
+                check_number(offer, self._memory.newest(offer.body.federation))
         except (ProtocolError, AgentError) as error:
             self._events.report_once(payload, "round-offer-refused", str(error), {"reason": error.code})
             return
@@ -220,7 +223,6 @@ class FederatedClient:
                 self._events.report_once(payload, "round-declined", f"busy with the round {now.round_id}", offer=offer)
                 return
             self._advance(rounds.Failed("round-superseded", f"the round {round_id} has taken its place"))
-        known = self._memory.get(round_id)
         if known is not None:
             self._resume(offer, known)
             return
@@ -250,6 +252,7 @@ class FederatedClient:
 
     def _begin(self, offer: Offer) -> None:
         round_id = offer.body.round_id
+        self._memory.take_up(offer.body.federation, offer.body.number, offer.keys)
         self._offer, self._files = offer, None
         self._round = Round(round_id=round_id)
         self._forget_files(but=round_id)

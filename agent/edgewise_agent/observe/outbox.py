@@ -2,11 +2,13 @@
 
 One SQLite file. A message is durable when `put` returns, and leaves only when it was
 acknowledged, or when the file is full: then the oldest telemetry and drift go first, and
-events last. What was given up is counted, and the count is reported.
+events last. What was given up is counted, and the count is reported; each message that is sent
+says which sequence before it is still held, so that the server waits for no other.
 
 A file that SQLite finds damaged is set aside as `<name>.damaged`, and a new one begins, with a
 new stream id and an event that says so. A disk that refuses to write costs the message,
-which is counted, and never the caller.
+which is counted, and never the caller. One that does not even let the file be opened at the
+start is stood in for by memory, until it does.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from edgewise_protocol.bounds import MAX_CONTROL_BYTES, MAX_DRIFT_BYTES
-from edgewise_protocol.messages import Event, Streamed, encode
+from edgewise_protocol.errors import ProtocolError
+from edgewise_protocol.messages import AFTER_BYTES, Event, Streamed, decode, encode, with_after
 
 from edgewise_agent.durable import sync_dir
 from edgewise_agent.observe.errors import OutboxError, OversizeError
@@ -35,12 +38,18 @@ Make = Callable[[str, int, float], Streamed]
 T = TypeVar("T")
 
 _LIMITS: Final[dict[Leaf, int]] = {
-    "event": MAX_CONTROL_BYTES,
-    "telemetry": MAX_CONTROL_BYTES,
-    "drift": MAX_DRIFT_BYTES,
+    "event": MAX_CONTROL_BYTES - AFTER_BYTES,
+    "telemetry": MAX_CONTROL_BYTES - AFTER_BYTES,
+    "drift": MAX_DRIFT_BYTES - AFTER_BYTES,
 }
 _MAX_PENDING: Final = 1_000
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_DISK: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+"""What a full, broken or read-only disk makes of opening: a write-ahead log cannot be read without being written."""
+_MEMORY: Final = ":memory:"
+_MEMORY_BYTES: Final = 1 << 20
+_REOPEN_S: Final = 30.0
+"""How often the file is tried again while memory stands in for it."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS message (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, leaf TEXT NOT NULL, size INTEGER NOT NULL, payload BLOB NOT NULL);
@@ -50,7 +59,7 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 
 class OutboxItem(NamedTuple):
-    """One message that waits for its acknowledgement."""
+    """One message that waits for its acknowledgement. `payload` is what goes on the wire now, `after` in it."""
 
     seq: int
     leaf: Leaf
@@ -65,7 +74,7 @@ class Outbox:
         max_bytes: sum of the payloads that are kept.
 
     Raises:
-        OutboxError: the file can neither be opened nor set aside.
+        OutboxError: the file can neither be opened nor set aside, and not for want of a disk that takes it.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -73,6 +82,9 @@ class Outbox:
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._unsaved_drops = 0
+        self._full_bytes: int | None = None
+        """`max_bytes` of the file, while memory stands in for it."""
+        self._retry_at = 0.0
         self._count: int = 0
         self._bytes: int = 0
         self.on_put: Callable[[], None] | None = None
@@ -81,9 +93,12 @@ class Outbox:
         try:
             self._open()
         except sqlite3.Error as error:
-            if not _is_damage(error):
+            if _is_damage(error):
+                self._begin_anew(error)
+            elif _is_disk(error) and path.parent.is_dir():
+                self._stand_in(error)
+            else:
                 raise OutboxError(f"the outbox {path.name} cannot be opened: {error}") from error
-            self._begin_anew(error)
 
     @property
     def stream(self) -> str:
@@ -102,13 +117,16 @@ class Outbox:
     def put(self, leaf: Leaf, make: Make) -> None:
         """Make a message and keep it until it is acknowledged.
 
+        One that breaks the contract of the wire is given up, and counted: the server could never take it.
+
         Raises:
             OversizeError: the message is longer than the wire takes.
         """
         with self._lock:
+            self._leave_stand_in()
             try:
                 self._guarded(lambda: self._insert(leaf, make))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, ProtocolError) as error:
                 self._unsaved_drops += 1
                 log.error("the outbox lost a message of %s: %s", leaf, error)
                 return
@@ -119,11 +137,18 @@ class Outbox:
         """The oldest messages with a sequence number above `after_seq`, at most `limit` (1,000)."""
 
         def read() -> list[OutboxItem]:
+            (held,) = self._db.execute(
+                "SELECT COALESCE(MAX(seq), 0) FROM message WHERE seq <= ?", (after_seq,)
+            ).fetchone()
             rows = self._db.execute(
                 "SELECT seq, leaf, payload FROM message WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after_seq, max(0, min(limit, _MAX_PENDING))),
             )
-            return [OutboxItem(*row) for row in rows]
+            items = []
+            for seq, leaf, payload in rows:
+                items.append(OutboxItem(seq, leaf, with_after(payload, held)))
+                held = seq
+            return items
 
         with self._lock:
             try:
@@ -162,8 +187,8 @@ class Outbox:
 
     # ------------------------------------------------------------- inside
 
-    def _open(self) -> None:
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    def _open(self, place: Path | str | None = None) -> None:
+        db = sqlite3.connect(place or self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
@@ -174,17 +199,41 @@ class Outbox:
             db.executescript(_SCHEMA)
             db.execute("INSERT OR IGNORE INTO about VALUES ('stream', ?), ('dropped', '0')", (secrets.token_hex(8),))
             about = dict(db.execute("SELECT name, value FROM about").fetchall())
-            self._stream, self._dropped = str(about["stream"]), int(about["dropped"])
+            stream, dropped = str(about["stream"]), int(about["dropped"])
             row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").fetchone()
-            self._last_seq = int(row[0]) if row else 0
+            count, size = db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM message").fetchone()
         except (ValueError, KeyError) as error:
             db.close()
             raise _damaged(str(error)) from error
         except sqlite3.Error:
             db.close()
             raise
-        self._db = db
-        self._count, self._bytes = db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM message").fetchone()
+        self._db, self._stream, self._dropped = db, stream, dropped
+        self._last_seq, self._count, self._bytes = int(row[0]) if row else 0, count, size
+
+    def _stand_in(self, cause: sqlite3.Error) -> None:
+        """Keep messages in memory, under a stream of their own: a full disk must not keep the agent from its work."""
+        log.error("the outbox %s cannot be opened (%s); messages are kept in memory", self._path.name, cause)
+        self._full_bytes, self._max_bytes = self._max_bytes, min(self._max_bytes, _MEMORY_BYTES)
+        self._retry_at = time.monotonic() + _REOPEN_S
+        self._open(_MEMORY)
+
+    def _leave_stand_in(self) -> None:
+        """Go over to the file when it can be opened, and nothing in memory would be lost by it."""
+        if self._full_bytes is None or self._count or time.monotonic() < self._retry_at:
+            return
+        self._retry_at = time.monotonic() + _REOPEN_S
+        memory = self._db
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                log.warning("the outbox %s cannot be opened yet: %s", self._path.name, error)
+                return
+            self._begin_anew(error)
+        memory.close()
+        self._max_bytes, self._full_bytes = self._full_bytes, None
+        log.info("the outbox %s is in use again", self._path.name)
 
     def _begin_anew(self, cause: sqlite3.Error) -> None:
         """Set the damaged file aside, and say so in a new one."""
@@ -219,9 +268,11 @@ class Outbox:
 
     def _insert(self, leaf: Leaf, make: Make) -> None:
         seq = self._last_seq + 1
-        payload = encode(make(self._stream, seq, time.time()))
+        message = make(self._stream, seq, time.time())
+        payload = encode(message)
         if len(payload) > _LIMITS[leaf]:
             raise OversizeError(f"a {leaf} message of {len(payload)} bytes; at most {_LIMITS[leaf]} are taken")
+        decode(type(message), payload, _LIMITS[leaf])
         dropped = self._unsaved_drops
         with _transaction(self._db):
             self._db.execute("INSERT INTO message VALUES (?, ?, ?, ?)", (seq, leaf, len(payload), payload))
@@ -267,6 +318,10 @@ def _damaged(text: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(text)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
+
+
+def _is_disk(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

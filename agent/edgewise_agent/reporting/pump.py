@@ -10,16 +10,19 @@ from typing import Final, Protocol
 
 from edgewise_protocol.messages import Ack
 
+from edgewise_agent.backoff import Backoff
 from edgewise_agent.errors import SessionError
 from edgewise_agent.reporting.window import Window
+from edgewise_agent.watchdog.liveness import IDLE_S
+from edgewise_agent.watchdog.pulse import Beat, no_beat
 
 log = logging.getLogger(__name__)
 
 WINDOW: Final = 64
 """Messages that may wait for their acknowledgement."""
 _BATCH: Final = 16
-_PAUSE_S: Final = 1.0
-"""Wait after a publication that the connection refused."""
+_PAUSES_S: Final = (1.0, 4.0)
+"""Shortest and longest wait after a publication that the connection refused."""
 
 
 class Item(Protocol):
@@ -45,10 +48,15 @@ class Pump:
     source: the outbox.
     publish: takes (leaf, payload); raises `SessionError` when offline.
     resend_s: after this long without an acknowledgement, what is on its way is sent again.
+    beat: called at each turn of the thread.
     """
 
-    def __init__(self, source: Source, publish: Callable[[str, bytes], None], resend_s: float) -> None:
+    def __init__(
+        self, source: Source, publish: Callable[[str, bytes], None], resend_s: float, beat: Beat = no_beat
+    ) -> None:
         self._source = source
+        self._beat = beat
+        self._pauses = Backoff(*_PAUSES_S)
         self._publish = publish
         self._window = Window(limit=WINDOW, resend_s=resend_s)
         self._stream = source.stream
@@ -116,8 +124,9 @@ class Pump:
                 log.debug("the outbox waits", extra={"reason": str(error)})
                 with self._change:
                     self._fresh = True
-                    self._change.wait_for(lambda: self._stopping, _PAUSE_S)
+                    self._change.wait_for(lambda: self._stopping, self._pauses.next())
             else:
+                self._pauses.reset()
                 with self._change:
                     self._fresh = self._fresh or len(items) == limit
 
@@ -125,8 +134,9 @@ class Pump:
         """Block until there may be something to send; False when the pump stops."""
         with self._change:
             while not self._stopping:
+                self._beat()
                 due = self._window.resend_in(time.monotonic()) if self._online else None
                 if self._online and ((self._fresh and self._window.room() > 0) or due == 0.0):
                     return True
-                self._change.wait(due)
+                self._change.wait(IDLE_S if due is None else min(due, IDLE_S))
             return False

@@ -15,8 +15,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import paho.mqtt.client as mqtt
 from edgewise_protocol import topics
@@ -29,8 +29,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edgewise_agent.errors import AgentError, SessionError
+from edgewise_agent.errors import AgentError, PacketTooLargeError, ProxyError, SessionError
 from edgewise_agent.session import core
+from edgewise_agent.session.endings import Ending, classify
+from edgewise_agent.session.proxy import Proxy, connect_through
+from edgewise_agent.watchdog.liveness import IDLE_S
+from edgewise_agent.watchdog.pulse import Beat, no_beat
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,10 @@ class Endpoint:
     device_id: str
     keepalive_s: int = 30
     tls: ssl.SSLContext | None = None
+    transport: Literal["tcp", "websockets"] = "tcp"
+    path: str = "/mqtt"
+    """Of the WebSocket."""
+    proxy: Proxy | None = None
 
 
 class Session:
@@ -65,6 +73,7 @@ class Session:
         on_message: called on the session's thread for every message; must not block.
         on_subscribed: called on the session's thread with the packet id of each SUBACK.
         on_online, on_offline: called on the session's thread; must not block.
+        beat: called at each step of the connection's thread, and while the next connection is awaited.
     """
 
     def __init__(
@@ -77,8 +86,10 @@ class Session:
         on_online: Callable[[], None],
         on_offline: Callable[[], None],
         policy: core.Policy | None = None,
+        beat: Beat = no_beat,
     ) -> None:
         self._endpoint = endpoint
+        self._beat = beat
         self._subscriptions = tuple(subscriptions)
         self._birth = birth
         self._on_message = on_message
@@ -97,6 +108,11 @@ class Session:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self.last_error = ""
+        self._on_ending: Callable[[Ending], None] = lambda _: None
+        self._patience = self._policy
+        self._nudged = threading.Event()
+        self._opened = self._accepted = False
+        self._connack = 0
 
     # -- what others call ------------------------------------------------------------------
 
@@ -116,9 +132,24 @@ class Session:
     def start(self) -> None:
         self._thread.start()
 
+    def watch_endings(self, on_ending: Callable[[Ending], None]) -> None:
+        """Have a callback told how each connection ended; it runs on the session's thread and must not block."""
+        self._on_ending = on_ending
+
+    def use(self, endpoint: Endpoint) -> None:
+        """Speak to this endpoint from the next connection on, and begin that connection now."""
+        self._endpoint = endpoint
+        self._nudged.set()
+        self.reconnect("the device's identity was renewed")
+
+    def slow_down(self, slow: bool) -> None:
+        """Try the broker only after about the longest wait, or as often as the policy says."""
+        self._policy = replace(self._patience, minimum=self._patience.maximum) if slow else self._patience
+
     def stop(self) -> None:
         """Say farewell and end the thread. Idempotent."""
         self._stop.set()
+        self._nudged.set()
         self._feed(core.Stopped())
         self._ended.set()
         if self._thread.is_alive():
@@ -187,7 +218,7 @@ class Session:
                     log.info("the broker is not connected", extra={"reason": reason})
                 return core.Lost(time.monotonic(), random.random())  # noqa: S311 - spreads reconnects
             case core.Wait(seconds=seconds):
-                return None if self._stop.wait(seconds) else core.WaitOver(secrets.token_hex(8))
+                return None if self._rest(seconds) else core.WaitOver(secrets.token_hex(8))
             case core.Subscribe():
                 if self._client is not None:
                     wanted = [(name, SubscribeOptions(qos=1)) for name in self._subscriptions]
@@ -210,15 +241,29 @@ class Session:
                     self._client.disconnect()
         return None
 
+    def _rest(self, seconds: float) -> bool:
+        """Wait, and say meanwhile that this thread lives; true if the session stops."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._beat()
+            if self._nudged.wait(min(left, IDLE_S)):
+                break
+        self._nudged.clear()
+        return self._stop.is_set()
+
     def _live(self, session: str) -> str:
         """Open a connection and serve it until it ends; returns why it ended."""
         client = self._make_client(session)
         self._client = client
         why = ["the broker did not answer"]
         self._ended.clear()
+        self._opened = self._accepted = tls_failed = False
+        self._connack = disconnect = 0
 
         def disconnected(_client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
+            nonlocal disconnect
             why.append(str(reason))
+            disconnect = int(reason.value)
             self._ended.set()
 
         client.on_disconnect = disconnected
@@ -235,8 +280,10 @@ class Session:
             client.loop_start()
             if not self._ended.wait(_GREETING_TIMEOUT_S) and self._online.is_set() and not self._stop.is_set():
                 self._ended.wait()
-            return why[-1]
-        except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
+            return client.ended_by or why[-1]
+        except (OSError, ValueError, mqtt.WebsocketConnectionError, ProxyError) as error:
+            # Over WebSocket a refused certificate ends the connection within paho's opening handshake.
+            tls_failed = isinstance(error, ssl.SSLError | mqtt.WebsocketConnectionError)
             return f"{type(error).__name__}: {error}"
         finally:
             client.disconnect()
@@ -244,33 +291,52 @@ class Session:
             # Thread ids are used again: the next thread of this id is not the session's.
             self._callbacks_on = 0
             self._client = None
+            if not self._stop.is_set():
+                ending = classify(
+                    tls=self._endpoint.tls is not None,
+                    opened=self._opened,
+                    accepted=self._accepted,
+                    connack=self._connack,
+                    disconnect=disconnect,
+                    tls_failed=tls_failed,
+                )
+                self._on_ending(ending)
 
-    def _make_client(self, session: str) -> mqtt.Client:
-        client = mqtt.Client(
+    def _make_client(self, session: str) -> _Client:
+        client = _Client(
+            self._beat,
             CallbackAPIVersion.VERSION2,
             client_id=self._endpoint.device_id,
             protocol=mqtt.MQTTv5,
+            transport=self._endpoint.transport,
             reconnect_on_failure=False,
         )
+        client.proxy = self._endpoint.proxy
+        client.ws_set_options(self._endpoint.path)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.max_queued_messages_set(_MAX_QUEUED)
         if self._endpoint.tls is not None:
             client.tls_set_context(self._endpoint.tls)
         client.will_set(self._status_topic, encode(Status(online=False, session=session)), qos=1, retain=True)
-        client.on_socket_open = _no_delay
+        client.on_socket_open = self._socket_opened
         client.on_connect = self._connected_callback
         client.on_subscribe = self._subscribed_callback
         client.on_message = self._message_callback
         return client
+
+    def _socket_opened(self, _client: mqtt.Client, _data: Any, _sock: Any) -> None:
+        self._opened = True
 
     def _connected_callback(
         self, client: mqtt.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
         self._callbacks_on = threading.get_ident()
         if reason.is_failure:
+            self._connack = int(reason.value)
             log.warning("the broker refuses this device", extra={"reason": str(reason)})
             client.disconnect()
         else:
+            self._accepted = True
             self._feed(core.Accepted())
 
     def _subscribed_callback(
@@ -306,6 +372,37 @@ class Session:
         client.disconnect()
 
 
-def _no_delay(_client: mqtt.Client, _data: Any, sock: Any) -> None:
-    # Without it a PUBACK followed by a small packet waits about 40 ms for a delayed TCP acknowledgement.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+class _Client(mqtt.Client):
+    """A client that bounds packets, and whose thread says that it lives: paho calls `loop_misc` about each second."""
+
+    def __init__(self, beat: Beat, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._beat = beat
+        self.ended_by = ""
+        """Why this end has left the broker, if it has."""
+        self.proxy: Proxy | None = None
+
+    def _create_socket_connection(self) -> socket.socket:
+        # paho's own way through a proxy needs PySocks, and obeys environment variables.
+        if self.proxy is not None:
+            made = connect_through(self.proxy, self._host, self._port, _CONNECT_TIMEOUT_S)
+        else:
+            made = socket.create_connection((self._host, self._port), _CONNECT_TIMEOUT_S)
+        # Without it a PUBACK followed by a small packet waits about 40 ms for a delayed TCP acknowledgement.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho obeys no Maximum Packet Size of its own (MQTT 5.0, 3.1.2.11.4): it would gather what a broker announces.
+        if bufsize > MAX_PACKET_BYTES:
+            self.ended_by = f"packet-too-large: the broker began a packet of {bufsize} bytes"
+            log.warning(
+                "the broker sends more than it may",
+                extra={"code": PacketTooLargeError.code, "reason": f"{bufsize} bytes, {MAX_PACKET_BYTES} are allowed"},
+            )
+            raise ConnectionError(self.ended_by)
+        return super()._sock_recv(bufsize)
+
+    def loop_misc(self) -> MQTTErrorCode:
+        self._beat()
+        return super().loop_misc()

@@ -4,11 +4,13 @@
     files/{sha256}      a verified file that is not a bundle to serve, e.g. a round's weights
     partial/{name}      downloads in progress; verified again when they are resumed
 
-A bundle appears by one rename after its files are synced, so a folder under `bundles` is whole.
+A bundle appears by one rename after its files are synced, and goes by the removal of its record,
+so a folder under `bundles` that has a record is whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -21,14 +23,14 @@ from typing import BinaryIO, Final
 import msgspec
 from edgewise_protocol.bounds import MAX_MANIFEST_BYTES, MIB
 from edgewise_protocol.bundle import BundleReader, sha256_of
-from edgewise_protocol.errors import BundleDigestError, BundleError
+from edgewise_protocol.errors import BundleDigestError, BundleError, ProtocolError
 from edgewise_protocol.manifest import MANIFEST_FILE, Manifest, Sha256, decode_manifest, encode_manifest
 from edgewise_protocol.names import check_sha256
 from edgewise_protocol.sketches import Baseline, decode_baseline
 from edgewise_protocol.targets import SignedFile
 
-from edgewise_agent.durable import sync_dir
-from edgewise_agent.errors import DiskSpaceError, StorageError
+from edgewise_agent.durable import sync_dir, write_atomic
+from edgewise_agent.errors import AgentError, DiskSpaceError, StoreDamagedError, storage_error
 from edgewise_agent.store.match import check_matches
 
 RECORD: Final = ".record.json"
@@ -72,7 +74,7 @@ class Store:
             for folder in (self._bundles, self._files, self._partial):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"the store cannot be opened: {error.strerror}") from error
+            raise storage_error("the store cannot be opened", error) from error
 
     def partial(self, use: str, sha256: str) -> Path:
         """Where an unfinished download of a file grows; `use` keeps two uses of one file apart."""
@@ -80,7 +82,10 @@ class Store:
 
     def check_space(self, needed: int) -> None:
         """Raise `DiskSpaceError` unless `needed` bytes fit and leave the free space that the device needs."""
-        free = shutil.disk_usage(self._root).free
+        try:
+            free = shutil.disk_usage(self._root).free
+        except OSError as error:
+            raise storage_error("the free space of the disk cannot be found out", error) from error
         if free < needed + self._min_free:
             raise DiskSpaceError(
                 f"{needed // MIB + 1} MiB are needed and {self._min_free // MIB} MiB must stay free; "
@@ -105,8 +110,9 @@ class Store:
         """
         self.check_space(file.length)
         home = self._bundles / check_sha256(file.sha256)
-        temp = Path(tempfile.mkdtemp(prefix=".unpack-", dir=self._bundles))
+        temp: Path | None = None
         try:
+            temp = Path(tempfile.mkdtemp(prefix=".unpack-", dir=self._bundles))
             with part.open("rb") as source:
                 _check_digest(source, file)
                 source.seek(0)
@@ -120,22 +126,39 @@ class Store:
             record = Record(file=file, manifest_sha256=hashlib.sha256(manifest_bytes).hexdigest())
             _write_synced(temp / RECORD, msgspec.json.encode(record))
             sync_dir(temp)
-            if home.exists():
-                shutil.rmtree(home)
-            temp.rename(home)
-            sync_dir(self._bundles)
+            self._take_in(temp, home, record)
             part.unlink()
         except OSError as error:
-            raise StorageError(f"the bundle cannot be stored: {error.strerror or error}") from error
+            raise storage_error("the bundle cannot be stored", error) from error
         finally:
-            shutil.rmtree(temp, ignore_errors=True)
+            if temp is not None:
+                shutil.rmtree(temp, ignore_errors=True)
         return manifest
+
+    def _take_in(self, temp: Path, home: Path, record: Record) -> None:
+        """Give an unpacked bundle its name; one of that name may serve, and is never away."""
+        if home.exists() and self._holds(record):
+            # The same bytes, signed under another name: only the record is new.
+            write_atomic(home / RECORD, msgspec.json.encode(record))
+            return
+        if home.exists():
+            home.rename(home.with_name(f".gone-{temp.name}"))
+        temp.rename(home)
+        sync_dir(self._bundles)
+
+    def _holds(self, record: Record) -> bool:
+        """Whether the store has the bundle of a record undamaged, whatever it was called when it came."""
+        try:
+            self.open(record.file.sha256)
+            return self._record(record.file.sha256).manifest_sha256 == record.manifest_sha256
+        except (ProtocolError, AgentError):
+            return False
 
     def open(self, sha256: str) -> StoredBundle:
         """A stored bundle, every file of it checked again: disks damage, too.
 
         Raises:
-            BundleError: it is missing or damaged.
+            StoreDamagedError: it is missing or damaged.
         """
         folder = self._bundles / check_sha256(sha256)
         try:
@@ -151,9 +174,11 @@ class Store:
             name = manifest.baseline_file
             baseline = decode_baseline((folder / name).read_bytes()) if name else None
         except FileNotFoundError as error:
-            raise BundleError(f"the bundle {sha256[:12]} is not in the store") from error
+            raise StoreDamagedError(f"the bundle {sha256[:12]} is not whole in the store: a file is missing") from error
         except OSError as error:
-            raise BundleError(f"the stored bundle {sha256[:12]} cannot be read: {error.strerror}") from error
+            raise StoreDamagedError(f"the stored bundle {sha256[:12]} cannot be read: {error.strerror}") from error
+        except ProtocolError as error:
+            raise StoreDamagedError(f"the stored bundle {sha256[:12]} is not what was verified: {error}") from error
         return StoredBundle(folder, manifest, baseline)
 
     def _record(self, sha256: str) -> Record:
@@ -175,7 +200,7 @@ class Store:
             part.replace(home)
             sync_dir(self._files)
         except OSError as error:
-            raise StorageError(f"the file cannot be stored: {error.strerror or error}") from error
+            raise storage_error("the file cannot be stored", error) from error
         self._forget_old_files()
         return home
 
@@ -191,9 +216,11 @@ class Store:
         return home
 
     def _forget_old_files(self) -> None:
-        files = sorted(self._files.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in files[KEPT_FILES:]:
-            path.unlink(missing_ok=True)
+        """Also unfinished ones, of rounds that were left. What cannot be removed stays for the next time."""
+        for paths in (self._files.iterdir(), self._partial.glob("round-*")):
+            with contextlib.suppress(OSError):
+                for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_FILES:]:
+                    path.unlink(missing_ok=True)
 
     # -- garbage ---------------------------------------------------------------------------
 
@@ -204,13 +231,24 @@ class Store:
         """
         removed: list[str] = []
         for folder in self._bundles.iterdir():
-            if folder.name not in referenced:
-                shutil.rmtree(folder, ignore_errors=True)
+            if folder.name not in referenced and _remove(folder):
                 removed.append(folder.name)
         for path in self._partial.glob("install-*"):
             if path not in partials:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
         return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a bundle, its record first: without it a folder that is left by half is no bundle."""
+    try:
+        (folder / RECORD).unlink(missing_ok=True)
+        sync_dir(folder)
+    except OSError:
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
 def _check_digest(source: BinaryIO, file: SignedFile) -> None:

@@ -12,8 +12,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgewise_protocol.assignment import Assignment, check_floor, check_signed_as_named, verify_assignment
+from edgewise_protocol.assignment import (
+    Accepted,
+    Assignment,
+    check_floor,
+    check_offline,
+    check_signed_as_named,
+    verify_assignment,
+)
 from edgewise_protocol.errors import ExpiredAssignmentError
+from edgewise_protocol.renewal import FleetCaPins, fleet_ca_pins
 from edgewise_protocol.rounds import Offer, verify_offer
 from edgewise_protocol.targets import SignedFile
 
@@ -28,6 +36,18 @@ class Bearer:
 
     device_id: str
     channel: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An assignment that may be acted on."""
+
+    assignment: Assignment
+    overlooked: Exception | None = None
+    """What would have barred an installation, and is no reason to keep what is installed already from serving.
+
+    It has to be told all the same: whoever holds the fleet's word back stops devices here, and nothing else shows it.
+    """
 
 
 class Gate:
@@ -54,12 +74,24 @@ class Gate:
         with self._lock:
             self._repository.refresh()
 
-    def assignment(self, data: bytes, accepted_version: int) -> Assignment:
+    def fleet_ca_pins(self) -> FleetCaPins:
+        """Which CA certificates the offline keys stand for, by the last verified metadata; none before the first.
+
+        Raises:
+            MalformedError: what they say cannot be read.
+        """
+        with self._lock:
+            try:
+                return fleet_ca_pins(self._repository.last_verified())
+            except MetadataUnavailableError:
+                return FleetCaPins()
+
+    def assignment(self, data: bytes, accepted: Accepted) -> Verdict:
         """Verify an assignment against refreshed metadata.
 
         Args:
             data: as received.
-            accepted_version: newest version accepted so far, 0 if none.
+            accepted: the newest accepted so far.
 
         Raises:
             AgentError, ProtocolError: with the code that names the cause.
@@ -67,15 +99,16 @@ class Gate:
         with self._lock:
             try:
                 trusted = self._repository.refresh()
-                found = self._verify(data, accepted_version, allow_expired=False)
+                found = self._verify(data, accepted, allow_expired=False)
             except (ExpiredError, ClockBehindError, ExpiredAssignmentError) as refusal:
-                return self._withdrawal(data, accepted_version, refusal)
+                return Verdict(self._withdrawal(data, accepted, refusal), refusal)
             for file in found.bundles:
                 check_floor(file, trusted)
                 signed = self._repository.find(file.path)
                 if signed is not None or not self._installed(file):
                     check_signed_as_named(file, signed)
-            return found
+                    check_offline(file, trusted)
+            return Verdict(found)
 
     def offer(self, data: bytes) -> Offer:
         """Verify a federated round's offer against refreshed metadata; raises like `assignment`."""
@@ -89,10 +122,10 @@ class Gate:
                 now=self._clock.now(),
             )
 
-    def _withdrawal(self, data: bytes, accepted_version: int, refusal: Exception) -> Assignment:
+    def _withdrawal(self, data: bytes, accepted: Accepted, refusal: Exception) -> Assignment:
         """Accept the assignment if all that it names is installed already; else raise the refusal."""
         try:
-            found = self._verify(data, accepted_version, allow_expired=True)
+            found = self._verify(data, accepted, allow_expired=True)
         except MetadataUnavailableError:
             raise refusal from None
         if not found.bundles or not all(self._installed(file) for file in found.bundles):
@@ -102,13 +135,13 @@ class Gate:
             check_floor(file, trusted)
         return found
 
-    def _verify(self, data: bytes, accepted_version: int, *, allow_expired: bool) -> Assignment:
+    def _verify(self, data: bytes, accepted: Accepted, *, allow_expired: bool) -> Assignment:
         return verify_assignment(
             data,
             self._repository.last_verified(),
             device_id=self._bearer.device_id,
             channel=self._bearer.channel,
             now=self._clock.now(),
-            accepted_version=accepted_version,
+            accepted=accepted,
             allow_expired=allow_expired,
         )

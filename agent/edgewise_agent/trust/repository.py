@@ -6,20 +6,25 @@ everything else, and its errors are translated here into causes that the fleet i
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
+import urllib.parse
+from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from edgewise_protocol.bounds import MAX_METADATA_BYTES, MAX_ROOT_BYTES, MAX_TIMESTAMP_BYTES
+from edgewise_protocol.errors import BundleDigestError, UnknownTargetError
+from edgewise_protocol.metadata import keys_digest
 from edgewise_protocol.targets import SignedFile, from_target_file
 from tuf.api import exceptions as tuf
-from tuf.api.metadata import Metadata, Root, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from edgewise_agent.durable import sync_dir
+from edgewise_agent.durable import sync_dir, write_atomic
 from edgewise_agent.errors import (
+    DownloadError,
     ExpiredError,
     MetadataRollbackError,
     MetadataTamperedError,
@@ -31,9 +36,10 @@ from edgewise_agent.errors import (
     TargetsExpiredError,
     TimestampExpiredError,
     TrustError,
+    storage_error,
 )
-from edgewise_agent.trust.clock import ClockFloor
 from edgewise_agent.trust.fetcher import BASE_URL
+from edgewise_agent.trust.updater import DurableUpdater
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ _EXPIRED: Final[tuple[tuple[str, type[ExpiredError]], ...]] = (
     ("snapshot", SnapshotExpiredError),
     ("root", RootExpiredError),
 )
+_ONLINE_KEYS: Final = "online-keys"
+_MAX_KEYS_BYTES: Final = 256
 _CONFIG: Final = UpdaterConfig(
     max_root_rotations=64,
     max_delegations=32,
@@ -52,6 +60,13 @@ _CONFIG: Final = UpdaterConfig(
 )
 
 
+class Clock(Protocol):
+    """See `edgewise_agent.trust.clock.ClockFloor`."""
+
+    def check(self) -> None: ...
+    def prove(self, expires: datetime) -> None: ...
+
+
 class Repository:
     """Verified metadata, refreshed on demand. Not thread-safe: the trust room's owner holds a lock.
 
@@ -60,13 +75,17 @@ class Repository:
         bootstrap: bytes of the root metadata that the enrolment file brought.
         fetcher: brings metadata files.
         clock: refuses to install below its floor.
+        base_url: what the fetcher's URLs begin with.
     """
 
-    def __init__(self, folder: Path, bootstrap: bytes, fetcher: FetcherInterface, clock: ClockFloor) -> None:
+    def __init__(
+        self, folder: Path, bootstrap: bytes, fetcher: FetcherInterface, clock: Clock, *, base_url: str = BASE_URL
+    ) -> None:
         self._folder = folder
         self._bootstrap = bootstrap
         self._fetcher = fetcher
         self._clock = clock
+        self._base_url = base_url
         self._updater: Updater | None = None
 
     def refresh(self) -> Targets:
@@ -79,12 +98,8 @@ class Repository:
         self._updater = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            updater = Updater(
-                str(self._folder), BASE_URL, fetcher=self._fetcher, config=_CONFIG, bootstrap=self._bootstrap
-            )
-            updater.refresh()
+            updater = self._refreshed()
             timestamp = Metadata[Timestamp].from_file(str(self._folder / "timestamp.json")).signed
-            self._sync()
         except (tuf.RepositoryError, tuf.DownloadError, DeserializationError, OSError) as error:
             raise translate(error) from error
         self._clock.prove(timestamp.expires)
@@ -93,13 +108,42 @@ class Repository:
 
     def find(self, path: str) -> SignedFile | None:
         """What a trusted role has signed under a target path, after `refresh`."""
+        target = self._target(path)[1]
+        return None if target is None else from_target_file(target)
+
+    def download(self, path: str, base_url: str, folder: Path) -> Path:
+        """Fetch a target by the repository's fetcher into a folder, after `refresh`; kept if it is there already.
+
+        Raises:
+            UnknownTargetError: no trusted role has signed the path.
+            DownloadError, BundleDigestError, StorageError: it could not be fetched, is not what was signed, or kept.
+        """
+        updater, target = self._target(path)
+        if target is None:
+            raise UnknownTargetError(f"no trusted role has signed {path[:200]!r}")
+        home = folder / urllib.parse.quote(path, "")
+        part = folder / f".{hashlib.sha256(path.encode()).hexdigest()}.part"
+        try:
+            if updater.find_cached_target(target, str(home)) is None:
+                updater.download_target(target, str(part), base_url)
+                part.replace(home)
+                sync_dir(folder)
+        except (tuf.LengthOrHashMismatchError, tuf.DownloadLengthMismatchError) as error:
+            part.unlink(missing_ok=True)
+            raise BundleDigestError(f"{path[:200]} was tampered with or damaged: {error}") from error
+        except tuf.DownloadError as error:
+            raise DownloadError(f"{path[:200]} could not be fetched: {error}") from error
+        except OSError as error:
+            raise StorageError(f"{path[:200]} could not be stored: {error.strerror or error}") from error
+        return home
+
+    def _target(self, path: str) -> tuple[Updater, TargetFile | None]:
         if self._updater is None:
             raise MetadataUnavailableError("the metadata have not been refreshed")
         try:
-            target = self._updater.get_targetinfo(path)
+            return self._updater, self._updater.get_targetinfo(path)
         except (tuf.RepositoryError, tuf.DownloadError, DeserializationError, OSError) as error:
             raise translate(error) from error
-        return None if target is None else from_target_file(target)
 
     def last_verified(self) -> Targets:
         """The targets metadata of the last successful refresh, whatever has expired since.
@@ -120,15 +164,44 @@ class Repository:
             raise translate(error) from error
         return targets.signed
 
-    def _sync(self) -> None:
-        """Make python-tuf's files durable: what was accepted must not be forgotten by a power cut."""
-        for path in self._folder.glob("*.json"):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        sync_dir(self._folder)
+    def _refreshed(self) -> Updater:
+        try:
+            updater = self._update()
+        except tuf.RepositoryError:
+            # What replaced keys have signed binds their successors no more (TUF 1.0.33, section 5.3.11).
+            # python-tuf forgets it where its signature no longer verifies, which misses an honest
+            # timestamp over a false snapshot.
+            if self._online_keys() in (None, self._remembered_keys()):
+                raise
+            for role in (Timestamp.type, Snapshot.type):
+                (self._folder / f"{role}.json").unlink(missing_ok=True)
+            updater = self._update()
+        keys = self._online_keys()
+        if keys is not None and (keys != self._remembered_keys() or not (self._folder / _ONLINE_KEYS).exists()):
+            write_atomic(self._folder / _ONLINE_KEYS, keys.encode())
+        return updater
+
+    def _update(self) -> Updater:
+        updater = DurableUpdater(
+            str(self._folder), self._base_url, fetcher=self._fetcher, config=_CONFIG, bootstrap=self._bootstrap
+        )
+        updater.refresh()
+        return updater
+
+    def _online_keys(self) -> str | None:
+        """Digest of the snapshot and timestamp keys of the newest root; None before there is one."""
+        try:
+            root = Metadata[Root].from_file(str(self._folder / "root.json")).signed
+        except (tuf.StorageError, DeserializationError):
+            return None
+        return f"{keys_digest(root, Timestamp.type)} {keys_digest(root, Snapshot.type)}"
+
+    def _remembered_keys(self) -> str | None:
+        """That digest at the last successful refresh; where none is remembered, nothing was replaced."""
+        try:
+            return (self._folder / _ONLINE_KEYS).read_bytes()[:_MAX_KEYS_BYTES].decode()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return self._online_keys()
 
 
 def translate(error: Exception) -> TrustError | StorageError:
@@ -149,6 +222,6 @@ def translate(error: Exception) -> TrustError | StorageError:
         case tuf.DownloadError():
             return MetadataUnavailableError(f"metadata could not be fetched: {text}")
         case OSError():
-            return StorageError(f"metadata could not be stored: {text}")
+            return storage_error("metadata could not be stored", error)
         case _:
             return TrustError(f"metadata are not valid: {text}")

@@ -236,6 +236,7 @@ def leave(state: Path, seconds: float) -> None:
     path = state / "installed.json"
     installed = json.loads(path.read_text())
     installed["models"]["tiny"]["confirm_by"] = time.time() + seconds
+    del installed["digest"]
     path.write_text(json.dumps(installed))
 
 

@@ -12,7 +12,7 @@ import pytest
 from edgewise_agent.install import effects as do
 from edgewise_agent.install import events as on
 from edgewise_agent.install.state import InstallState, ModelState, Slot
-from edgewise_agent.install.table import TABLE, slot_of, step
+from edgewise_agent.install.table import MAX_MENDS, TABLE, slot_of, step
 from edgewise_protocol.deployment import IN_PROGRESS, DeploymentState
 from edgewise_protocol.targets import SignedFile, TargetCustom
 from hypothesis import given, settings
@@ -124,6 +124,26 @@ def test_r5_a_process_that_keeps_dying_gives_up_the_target_then_everything() -> 
     assert (state.state, state.active, state.error_code) == ("rolled_back", slot_of(bundle(1)), "boot-loop")
     state, effects = run(state, *boots)
     assert state.active is None and not any(isinstance(e, do.Activate) for e in effects)
+
+
+def test_r5_a_death_while_another_model_is_loaded_does_not_count() -> None:
+    state, _ = run(committed(1), assigned(2, 2), *way(2))
+    for _ in range(3 * MAX_BOOTS):
+        state, _ = run(state, on.Booted(at=8, max_boots=MAX_BOOTS, counted=False))
+    assert state.state == "probation" and state.boots == 0
+
+
+def test_r6_a_damaged_bundle_gives_way_and_is_downloaded_again_a_bounded_number_of_times() -> None:
+    before, _ = run(committed(1), assigned(2, 2), *way(2), on.Confirmed(at=6, sha256=bundle(2).sha256))
+    state, effects = run(before, on.Damaged(at=7, sha256=bundle(2).sha256, text="y"))
+    assert (state.state, state.active, state.error_code) == ("downloading", slot_of(bundle(1)), "store-damaged")
+    assert effects == (do.Restore(slot_of(bundle(1))), do.Download(bundle(2)))
+    for _ in range(MAX_MENDS):
+        assert state.state == "downloading"
+        state, _ = run(state, *way(2)[:3], on.Damaged(at=8, sha256=bundle(2).sha256, text="y"))
+    assert (state.state, state.error_code, state.active) == ("failed", "store-damaged", slot_of(bundle(1)))
+    again, _ = run(state, assigned(2, 2))
+    assert again == state, "the same assignment must not begin it all over"
 
 
 def test_an_orderly_stop_is_no_crash() -> None:
@@ -270,6 +290,18 @@ class Device(RuleBasedStateMachine):
         self.feed(kind(at=1, sha256=sha, **more))
         assert self.state == before
 
+    @rule(of_target=st.booleans(), crash=st.none() | st.integers(0, 2))
+    def the_disk_damages(self, of_target: bool, crash: int | None) -> None:
+        """R6."""
+        state = self.state
+        sha = state.target.sha256 if of_target and state.target else state.active.sha256 if state.active else ""
+        if not sha or (state.previous is not None and state.previous.sha256 == sha):
+            return
+        # Fetched again, it is the same bytes: what was tested and confirmed of them stays so.
+        self.verified.discard(sha)
+        self.feed(on.Damaged(at=1, sha256=sha, text="y"), crash=crash)
+        assert self.serving is None or self.serving.sha256 != sha, "it serves what nobody verified"
+
     @rule()
     def crash(self) -> None:
         self.die()
@@ -325,6 +357,8 @@ def test_any_events_at_all_lead_to_a_legal_state(order: list[int], data: Any) ->
             event = kind(at=1)
         elif kind in (on.Failed, on.Fault):
             event = kind(at=1, sha256=sha, code="x", text="y")
+        elif kind is on.Damaged:
+            event = on.Damaged(at=1, sha256=sha, text="y")
         else:
             event = kind(at=1, sha256=sha)
         state, _ = step(state, event)

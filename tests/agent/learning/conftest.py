@@ -162,7 +162,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 @pytest.fixture
 def make_offer(material: Material) -> Callable[..., Offer]:
-    def make(round_id: str = "r1", number: int = 1, **body: Any) -> Offer:
+    def make(round_id: str = "r1", number: int = 1, keys: str = "", **body: Any) -> Offer:
         def signed(path: str, kind: str, file: Path) -> SignedFile:
             data = file.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
@@ -170,6 +170,7 @@ def make_offer(material: Material) -> Callable[..., Offer]:
             return SignedFile(path=path, length=len(data), sha256=digest, custom=custom)
 
         return Offer(
+            keys=keys,
             version=number,
             expires=datetime.now(UTC) + timedelta(hours=1),
             body=OfferBody(

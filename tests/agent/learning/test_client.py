@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from edgewise_agent.learning.client import FederatedClient, LearningLimits
+from edgewise_agent.learning.memory import Newest, RoundMemory
 from edgewise_protocol import messages
 from edgewise_protocol.bounds import CHUNK_BYTES
 from edgewise_protocol.errors import OfferError
@@ -355,3 +356,20 @@ def test_an_offer_that_names_other_devices_is_no_event(start: Any, outbox: Any) 
     client.on_offer(b'{"signed": {"edgewise": {"devices": ["d1"]}}}')
     until(lambda: len(outbox) == 1)
     assert codes(outbox) == ["round-offer-refused"]
+
+
+def test_an_earlier_round_is_not_gone_back_to_unless_the_keys_were_replaced(
+    start: Any, server: Server, outbox: Any, make_offer: Any, tmp_path: Path
+) -> None:
+    """A replayed offer is refused; what a stolen key numbered does not bind the key that takes its place."""
+    memory = tmp_path / "learning"
+    memory.mkdir()
+    RoundMemory(memory).take_up("fed", 99_999, "stolen")
+    client = start({"replayed": make_offer("r0", 3, keys="stolen"), "honest": make_offer("r1", 1, keys="new")})
+    client.on_offer(b"replayed")
+    until(lambda: "round-offer-refused" in codes(outbox))
+    refused = messages.decode(Event, outbox.pending(0, 100)[-1].payload)
+    assert (refused.code, refused.data["reason"]) == ("round-offer-refused", "round-offer-stale")
+    client.on_offer(b"honest")
+    assert server.done.wait(30)
+    assert RoundMemory(memory).newest("fed") == Newest(number=1, keys="new")

@@ -3,12 +3,13 @@ a clock once ahead has locked out."""
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from edgewise_agent.errors import ClockBehindError, StateError
-from edgewise_agent.trust.clock import TOLERANCE_S, ClockFloor
+from edgewise_agent.errors import ClockBehindError
+from edgewise_agent.trust.clock import TOLERANCE_S, ClockFloor, last_refresh
 
 
 def at(seconds: float) -> datetime:
@@ -47,7 +48,26 @@ def test_a_clock_far_ahead_raises_the_floor_no_further_than_the_timestamp_lives(
     assert floor.floor == 2_086_400.0
 
 
-def test_a_damaged_floor_is_not_taken_for_none(tmp_path: Path) -> None:
+def test_a_damaged_floor_comes_from_its_other_copy(tmp_path: Path) -> None:
+    ClockFloor(tmp_path / "clock", now=lambda: 2_000_000.0).prove(at(2_500_000.0))
+    data = bytearray((tmp_path / "clock").read_bytes())
+    data[-4] ^= 1  # A digit of the floor: what is left is JSON, and another time.
+    (tmp_path / "clock").write_bytes(data)
+    floor = ClockFloor(tmp_path / "clock")
+    assert floor.floor == 2_000_000.0 and "damaged" in floor.problem
+    assert list(tmp_path.glob("clock.damaged-*"))
+    assert ClockFloor(tmp_path / "clock").problem == ""
+
+
+def test_a_floor_whose_copies_are_both_damaged_is_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "clock").write_text("yesterday")
-    with pytest.raises(StateError):
-        ClockFloor(tmp_path / "clock")
+    (tmp_path / "clock.copy").write_text("tomorrow")
+    timestamp = tmp_path / "timestamp.json"
+    timestamp.write_text('{"signed": {"expires": "1970-02-01T00:00:00Z"}}')
+    os.utime(timestamp, (2_000_000.0, 2_000_000.0))
+    floor = ClockFloor(tmp_path / "clock", now=lambda: 5.0, witness=lambda: last_refresh(tmp_path))
+    assert floor.floor == 2_000_000.0 and "taken from what is left" in floor.problem
+    with pytest.raises(ClockBehindError):
+        floor.check()
+    os.utime(timestamp, (9_000_000.0, 9_000_000.0))
+    assert last_refresh(tmp_path) == 31 * 86400, "the expiry bounds what a file's time can claim"

@@ -5,6 +5,7 @@ The federated client's door (offers, plain files), root rotation, and the clock,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_offers_and_their_files(voice: Any, run_agent: Callable[..., Any], simul
         agent = device.agent
         with pytest.raises(OfferError, match="not signed"):
             agent._gate.offer(encode_metadata(offer))
-        offer.sign(voice.repository.signers["rounds"])
+        offer.sign(voice.repository.signers["offers"])
         found = agent._gate.offer(encode_metadata(offer))
         assert found.training == training
         path = agent._fetch(training)
@@ -90,7 +91,7 @@ def test_a_clock_in_the_past_installs_nothing_and_serves_on(
         voice.assign((one,), 1)
         voice.wait_model("committed", 1)
     floor = tmp_path / "state/clock"
-    floor.write_text(repr(float(floor.read_text()) + 30 * 24 * 3600))
+    floor.write_text(json.dumps({"floor": json.loads(floor.read_text())["floor"] + 30 * 24 * 3600}))
     with run_agent() as device:
         voice.assign((two,), 2)
         voice.wait_refusal("clock-behind")
@@ -129,9 +130,32 @@ def test_an_offer_reaches_the_federated_client_and_a_forged_one_is_refused_there
     with run_agent(train_data=str(data)):
         voice.publish(topics.round_offer("r1"), encode_metadata(offer))
         event = voice.wait("event", lambda e: e.kind == "round", "the refusal of the offer")
-        assert "not signed by this fleet's rounds role" in event.text
+        assert "not signed by this fleet's offers role" in event.text
         offer.signatures.clear()
-        offer.sign(voice.repository.signers["rounds"])
+        offer.sign(voice.repository.signers["offers"])
         voice.publish(topics.round_offer("r1"), encode_metadata(offer))
         # Signed as it must be, it is taken up; what it names is no bundle, which only its reader can find.
         voice.wait("event", lambda e: e.kind == "round" and "not signed" not in e.text, "the offer being taken up")
+
+
+def test_a_freeze_is_told_although_what_is_installed_serves_on(
+    voice: Any, run_agent: Callable[..., Any], simulator: Any, x: Any
+) -> None:
+    """Found by attacking: nothing was to be installed, so nothing was refused, and nobody heard of the freeze."""
+    one = simulator.make_bundle(1)
+    voice.release(*one)
+    with run_agent() as device:
+        voice.assign((one[0],), 1)
+        voice.wait_model("committed", 1)
+        timestamp = voice.repository.timestamp.signed
+        honest, timestamp.expires = timestamp.expires, simulator.in_days(-1)
+        voice.publish_metadata()
+        voice.assign((one[0],), 2)
+        voice.wait_security("timestamp-expired")
+        report = voice.wait_refusal("timestamp-expired")
+        assert report.assignment_version == 2 and device.infer(x)[0] == 1
+        timestamp.expires = honest
+        voice.publish_metadata()
+        voice.forget()
+        voice.assign((one[0],), 3)
+        voice.wait("reported", lambda r: r.assignment_version == 3 and not r.error_code, "the end of the freeze")
