@@ -7,14 +7,17 @@ from typing import Annotated
 import typer
 
 from edgewise_cli.commands import (
+    agent_bundle,
     device,
     federate,
     group,
     keys,
     monitoring,
+    passthrough,
     profiles,
     publish,
     rollout,
+    rotation,
     server,
     sign,
     train,
@@ -58,8 +61,11 @@ def _main(
 train.add_to(app)
 sign.add_to(app)
 publish.add_to(app)
+agent_bundle.add_to(app)
 monitoring.add_to(app)
 server.add_to(app)
+passthrough.add_to(app)
+rotation.add_to(keys.app)
 for _name, _group in {
     "profiles": profiles.app,
     "keys": keys.app,

@@ -7,6 +7,7 @@ reached or says that it is busy.
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgewise_cli.errors import (
     CliError,
     MissingError,
     NotAuthorisedError,
+    NotEdgewiseError,
     RefusedError,
     TrustError,
     UnreachableError,
@@ -33,6 +35,20 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _MAX_ANSWER: Final = 64 * 1024 * 1024
 _TRUST_CODES: Final = ("signature", "metadata", "attestation", "untrusted", "unsigned", "lineage")
+
+
+def _authorities(ca_file: str) -> ssl.SSLContext | bool:
+    """What a server's certificate must lead to.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if not ca_file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"the authorities in {ca_file} cannot be used: {error}") from error
 
 
 class Client:
@@ -50,6 +66,8 @@ class Client:
             headers["Authorization"] = f"Bearer {connection.token}"
         self.server = connection.server
         self._pause = pause
+        if connection.server.rstrip("/").endswith(API):
+            raise UsageError(f"{connection.server!r}: give the server's URL without {API}")
         if not connection.server.startswith(("http://", "https://")):
             raise UsageError(f"{connection.server!r} is not a server's URL: it begins with http:// or https://")
         try:
@@ -58,6 +76,7 @@ class Client:
                 headers=headers,
                 timeout=httpx.Timeout(60.0, connect=5.0),
                 transport=transport,
+                verify=_authorities(connection.ca_file),
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise UsageError(f"{connection.server!r} is not a server's URL: {error}") from error
@@ -118,18 +137,28 @@ class Client:
                 self._pause(_FIRST_PAUSE_S * 2**attempt)
                 continue
             if answer.status_code >= 400:
+                if method != "HEAD" and not _is_problem(answer):
+                    raise self._foreign(answer)
                 raise error_of(method, path, answer)
             return answer
         raise AssertionError("unreachable: the last try returns or raises")
 
-    @staticmethod
-    def _json(answer: httpx.Response) -> Any:
+    def _json(self, answer: httpx.Response) -> Any:
         if answer.status_code == 204 or not answer.content:
             return None
         try:
             return answer.json()
         except ValueError as error:
-            raise UnreachableError(f"{answer.request.url.path}: the answer is not JSON") from error
+            raise self._foreign(answer) from error
+
+    def _foreign(self, answer: httpx.Response) -> NotEdgewiseError:
+        """What answered is no Edgewise server, or something stands before it."""
+        return NotEdgewiseError(
+            f"{self.server} answers, but not as an Edgewise server does (status {answer.status_code}, "
+            f"{answer.headers.get('content-type', 'no type')[:60]}): give the URL that `edgewise-server run` listens "
+            "on, without a path, such as http://127.0.0.1:8470, and look whether a proxy stands between",
+            details={"status": answer.status_code},
+        )
 
 
 def _bounded(streamed: httpx.Response, limit: int) -> httpx.Response:
@@ -148,12 +177,25 @@ _HINTS: Final = {
     "unauthenticated": "give --token, set EDGEWISE_TOKEN, or run `edgewise login`",
 }
 """What an operator can do about a problem, by its code."""
+_NO_ROUTE: Final = "Not Found"
+"""Detail of the problem where the API has no such path: the server's URL has one too many."""
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}
 
 
 def segment(text: str) -> str:
     """A path segment, quoted."""
     return quote(text, safe="")
+
+
+def _is_problem(answer: httpx.Response) -> bool:
+    """Whether an answer is a problem document of ours, about something that our API has."""
+    try:
+        problem = answer.json()
+    except ValueError:
+        return False
+    if not isinstance(problem, dict) or problem.get("detail") == _NO_ROUTE:
+        return False
+    return "code" in problem or "detail" in problem
 
 
 def error_of(method: str, path: str, answer: httpx.Response) -> CliError:

@@ -4,6 +4,7 @@
     [profiles.default]
     server = "http://127.0.0.1:8470"
     token = "ew_..."
+    ca_file = "/etc/edgewise/fleet-ca.pem"    # where the fleet's own authority issued the server's certificate
 
 `edgewise login` writes it (mode 0600).
 """
@@ -31,6 +32,8 @@ class Connection:
 
     server: str
     token: str
+    ca_file: str = ""
+    """PEM of the authority that the server's certificate must lead to; empty: the system's authorities."""
 
 
 def config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -58,9 +61,9 @@ def load_profiles(path: Path) -> dict[str, Connection]:
         raise UsageError(f"{path}: [profiles.NAME] tables are expected")
     found = {}
     for name, values in profiles.items():
-        if unknown := sorted(set(values) - {"server", "token"}):
+        if unknown := sorted(set(values) - {"server", "token", "ca_file"}):
             raise UsageError(f"{path}: profile {name!r} has an unknown key {unknown[0]!r}")
-        found[name] = Connection(server=str(values.get("server", "")), token=str(values.get("token", "")))
+        found[name] = Connection(**{key: str(values.get(key, "")) for key in ("server", "token", "ca_file")})
     return found
 
 
@@ -72,6 +75,7 @@ def save_profile(path: Path, name: str, connection: Connection) -> None:
     # A JSON string is a valid TOML basic string.
     text = "\n".join(
         f"[profiles.{key}]\nserver = {json.dumps(value.server)}\ntoken = {json.dumps(value.token)}\n"
+        + (f"ca_file = {json.dumps(value.ca_file)}\n" if value.ca_file else "")
         for key, value in sorted(profiles.items())
     )
     files.write(path, text.encode(), secret=True)
@@ -83,6 +87,7 @@ def resolve(
     profile: str | None,
     environ: Mapping[str, str] = os.environ,
     *,
+    ca_file: str | None = None,
     may_be_new: bool = False,
 ) -> Connection:
     """The connection that a command uses; what is named nowhere stays empty.
@@ -99,4 +104,5 @@ def resolve(
     return Connection(
         server=(server or environ.get("EDGEWISE_SERVER") or base.server).rstrip("/"),
         token=token or environ.get("EDGEWISE_TOKEN") or base.token,
+        ca_file=ca_file or environ.get("EDGEWISE_CA_FILE") or base.ca_file,
     )

@@ -73,6 +73,12 @@ class UnreachableError(CliError):
     exit = Exit.UNREACHABLE
 
 
+class NotEdgewiseError(UnreachableError):
+    """Something answers at the server's address, and it is no Edgewise server."""
+
+    code = "not-edgewise"
+
+
 class NotAuthorisedError(CliError):
     """The server does not accept the token for this."""
 

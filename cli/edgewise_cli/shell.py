@@ -43,6 +43,14 @@ _TOKEN = Annotated[
     str | None,
     typer.Option("--token", help="The bearer token; else EDGEWISE_TOKEN, else the profile's.", show_default=False),
 ]
+_CA_FILE = Annotated[
+    str | None,
+    typer.Option(
+        "--ca-file",
+        help="PEM of the authority that issued the server's certificate, e.g. the fleet's; else EDGEWISE_CA_FILE.",
+        show_default=False,
+    ),
+]
 _PROFILE = Annotated[
     str | None,
     typer.Option("--login", help="A profile that `edgewise login` saved; else EDGEWISE_PROFILE.", show_default=False),
@@ -125,7 +133,8 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Json]], Call
             as_json = values.pop("as_json")
             login = values.pop("login")
             new = name == LOGIN
-            connection = resolve(values.pop("server"), values.pop("token"), login, may_be_new=new)
+            given = {name: values.pop(name) for name in ("server", "token", "ca_file")}
+            connection = resolve(given["server"], given["token"], login, ca_file=given["ca_file"], may_be_new=new)
             shell = Shell(as_json=as_json, connection=connection, login=login)
             try:
                 document = function(shell, **values)
@@ -140,6 +149,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Json]], Call
             ("as_json", _JSON, False),
             ("server", _SERVER, None),
             ("token", _TOKEN, None),
+            ("ca_file", _CA_FILE, None),
             ("login", _PROFILE, None),
         ]
         kind = inspect.Parameter.KEYWORD_ONLY

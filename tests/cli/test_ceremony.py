@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from edgewise_cli.keys import ceremony
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
@@ -30,7 +31,7 @@ def test_the_ceremony_signs_root_by_three_and_delegates_by_path(keys: Path) -> N
     for role, document in made["delegated"].items():
         targets.verify_delegate(role, Metadata.from_dict(document))
     paths = {name: role.paths for name, role in targets.signed.delegations.roles.items()}
-    assert paths == {"director": ["dev/*"], "rounds": ["rounds/*/*/*"], "auto/lab": ["lab/*/*/*"]}
+    assert paths == {"director": ["dev/*"], "rounds": ["rounds/*/*/*"], "offers": [], "auto/lab": ["lab/*/*/*"]}
     assert targets.signed.unrecognized_fields["edgewise"]["channels"] == {
         "lab": {"auto": True},
         "production": {"auto": False},
@@ -55,6 +56,7 @@ def test_private_keys_are_readable_by_their_owner_alone_and_parted(keys: Path) -
         "offline/targets-1.pem",
         "offline/targets-2.pem",
         "worker/auto-lab.pem",
+        "worker/offers.pem",
         "worker/rounds.pem",
     ]
     assert {stat.S_IMODE((keys / p).stat().st_mode) for p in private} == {0o600}
@@ -193,3 +195,41 @@ def test_no_device_is_enrolled_for_good_into_a_mistyped_channel(
     assert "lab, production" in refused.err
     assert ("POST", "/enrolments") not in fleet.asked
     assert not (tmp_path / "e.json").exists()
+
+
+def test_a_floor_is_signed_offline_and_published(keys: Path, fleet: Any, edgewise: Callable[..., Any]) -> None:
+    raised = edgewise("keys", "set-floor", keys, "digits", 3, "--json")
+    assert raised.status == 0, raised.err
+    assert (raised.document["floor"], raised.document["before"]) == (3, 0)
+    found = Metadata.from_bytes(fleet.metadata[f"{fleet.versions['targets']}.targets.json"]).signed
+    assert found.unrecognized_fields["edgewise"]["floors"] == {"digits": 3}
+    assert found.unrecognized_fields["edgewise"]["channels"], "what else stands there stays"
+    assert edgewise("keys", "set-floor", keys, "digits", 3).status == 1
+    assert edgewise("keys", "set-floor", keys, "a/b", 3).status == 2
+    for name in ("targets-1.pem", "targets-2.pem"):
+        (keys / "offline" / name).unlink()
+    assert edgewise("keys", "set-floor", keys, "digits", 4).status == 2
+
+
+def test_what_has_expired_can_be_signed_anew_but_an_expired_snapshot_says_nothing(
+    fleet: Any, edgewise: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, online = tmp_path / "keys", tmp_path / "online.json"
+    online.write_text(json.dumps(fleet.online()))
+    with monkeypatch.context() as short:
+        short.setattr(ceremony, "TARGETS_LIFE", timedelta(hours=-1))
+        assert edgewise("keys", "init", folder, "--online", online, "--channel", "lab:auto").status == 0
+    assert edgewise("trust", "install", folder).status == 0
+    assert Metadata.from_bytes(fleet.metadata["1.targets.json"]).signed.is_expired(datetime.now(UTC))
+    renewed = edgewise("keys", "set-floor", folder, "digits", 2)
+    assert renewed.status == 0, renewed.err
+    assert not Metadata.from_bytes(fleet.metadata["2.targets.json"]).signed.is_expired(datetime.now(UTC))
+    name = f"{fleet.generation}.snapshot.json"
+    snapshot = Metadata.from_bytes(fleet.metadata[name])
+    snapshot.signed.expires -= timedelta(days=2)
+    snapshot.sign(fleet.snapshot_signer)
+    fleet.metadata[name] = snapshot.to_bytes()
+    for kept in (folder / "offline" / "trusted").glob("snapshot*"):
+        kept.unlink()
+    held_back = edgewise("keys", "set-floor", folder, "digits", 3)
+    assert held_back.status == 5 and "snapshot" in held_back.err

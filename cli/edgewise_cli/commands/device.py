@@ -11,7 +11,7 @@ from edgewise_protocol.enrolment import decode_enrolment
 
 from edgewise_cli import files
 from edgewise_cli.client import segment
-from edgewise_cli.errors import RefusedError, TimedOutError, UsageError
+from edgewise_cli.errors import CliError, RefusedError, TimedOutError, UsageError
 from edgewise_cli.keys.delegations import channels
 from edgewise_cli.keys.folder import open_folder
 from edgewise_cli.shell import Json, Shell, command
@@ -19,12 +19,13 @@ from edgewise_cli.times import readable
 from edgewise_cli.trust.repository import FOLDER, Repository
 from edgewise_cli.waiting import wait_for
 
-app = typer.Typer(help="Devices: enrol, list, show, revoke, replace.", no_args_is_help=True)
+app = typer.Typer(help="Devices: enrol, list, show, revoke, replace, decommission.", no_args_is_help=True)
 
 _MAX_DEVICES = 100_000
 
 Id = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write the enrolment file (mode 0600).", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Keys = Annotated[
     Path | None,
     typer.Option(
@@ -42,18 +43,36 @@ def enrol_file(
     name: Annotated[str | None, typer.Option(help="Device id to take; else the server makes one.")] = None,
     expires_in: Annotated[int, typer.Option(help="Seconds until the token expires.", min=60)] = 86_400,
     keys: Keys = None,
+    force: Force = False,
 ) -> Json:
     """Write the file that takes one device into the fleet. It is a secret until it is used or expires."""
-    return _write_enrolment(shell, channel, group or [], name, expires_in, out, keys)
-
-
-def _write_enrolment(
-    shell: Shell, channel: str, groups: list[str], name: str | None, expires_in: int, out: Path, keys: Path | None
-) -> Json:
+    _check_out(out, force)
+    groups = group or []
     body = {"channel": channel, "groups": groups, "expires_in_s": expires_in, **({"name": name} if name else {})}
     if keys is not None:
         _check_channel(shell, keys, channel)
     made = shell.client.post("/enrolments", body)
+    return _keep(shell, made, {"name": name, "channel": channel, "groups": groups}, out, keys)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Before the server makes a token: an enrolment file that lies there may be another device's only one."""
+    if out.exists() and not force:
+        raise RefusedError(f"{out} exists: give another --out, or --force to replace it")
+
+
+def _keep(shell: Shell, made: dict[str, Any], said: Json, out: Path, keys: Path | None) -> Json:
+    """Write the enrolment file; where that fails, its token is withdrawn."""
+    try:
+        _write_file(made, out, keys)
+    except CliError:
+        shell.client.delete(f"/enrolments/{segment(str(made['id']))}")
+        raise
+    shell.say(f"{out}: hand it to the device, then `edgewise-agent enrol {out.name} --state DIR`")
+    return {"file": str(out), "id": made.get("id"), **said}
+
+
+def _write_file(made: dict[str, Any], out: Path, keys: Path | None) -> None:
     if keys is not None:
         folder = open_folder(keys, "offline")
         own = {"tuf_root": folder.root().decode(), "fleet_ca": files.read(folder.path / "fleet-ca.crt").decode()}
@@ -63,8 +82,6 @@ def _write_enrolment(
     data = json.dumps(made, indent=1).encode() + b"\n"
     decode_enrolment(data)
     files.write(out, data, secret=True)
-    shell.say(f"{out}: hand it to the device, then `edgewise-agent enrol {out.name} --state DIR`")
-    return {"file": str(out), "id": made.get("id"), "name": name, "channel": channel, "groups": groups}
 
 
 def _pages(shell: Shell, limit: int, **filters: str | None) -> list[dict[str, Any]]:
@@ -99,12 +116,24 @@ def list_devices(
     items = _pages(shell, limit, group=group, channel=channel, q=q)
     rows = []
     for d in items:
-        state = "revoked" if d.get("revoked_at") else "online" if d["online"] else "offline"
+        state = _state(d)
         models = ", ".join(f"{m['model']} {m['active_version']} ({m['state']})" for m in d.get("models", []))
         board = ", ".join(d.get("compatible") or []) + (" (simulated)" if d.get("simulated") else "")
-        rows.append([d["id"], d["channel"], board, state, models, readable(d.get("last_seen_at"))])
-    shell.table("Devices", ["device", "channel", "board", "state", "models", "last seen"], rows)
+        agent = str(d.get("agent_version") or "") + (" (too old)" if d.get("agent_too_old") else "")
+        rows.append([d["id"], d["channel"], board, state, models, agent, readable(d.get("last_seen_at"))])
+    shell.table("Devices", ["device", "channel", "board", "state", "models", "agent", "last seen"], rows)
     return {"devices": items}
+
+
+def _state(device: dict[str, Any]) -> str:
+    if device.get("decommissioned_at"):
+        return "decommissioned"
+    if device.get("revoked_at"):
+        return "revoked"
+    reached = "online" if device["online"] else "offline"
+    if device.get("decommission_by"):
+        return f"{reached}, being decommissioned"
+    return f"{reached}, cloned-identity" if device.get("cloned_at") else reached
 
 
 @command(app, "show")
@@ -152,11 +181,73 @@ def replace(
     out: Out,
     expires_in: Annotated[int, typer.Option(help="Seconds until the token expires.", min=60)] = 86_400,
     keys: Keys = None,
+    force: Force = False,
 ) -> Json:
-    """Give a device's place to new hardware: revoke and remove it, and write an enrolment file for the same id."""
+    """Give a device's place to new hardware: write an enrolment file for the same id.
+
+    Groups and assignment stay. The old certificate is revoked when the file is used, and until then
+    the old device serves on.
+    """
+    _check_out(out, force)
     old = shell.client.get(f"/devices/{segment(device)}")
     groups = [g for g in old.get("groups", []) if g != "all"]
-    if keys is not None:
-        open_folder(keys, "offline")  # before anything is removed
-    shell.client.delete(f"/devices/{segment(device)}")
-    return _write_enrolment(shell, old["channel"], groups, device, expires_in, out, keys)
+    made = shell.client.post(f"/devices/{segment(device)}/replace", {"expires_in_s": expires_in})
+    return _keep(shell, made, {"name": device, "channel": old["channel"], "groups": groups}, out, keys)
+
+
+@command(app, "decommission")
+def decommission(
+    shell: Shell,
+    device: Id,
+    within: Annotated[
+        int | None,
+        typer.Option(help="Seconds that the device may take to report that it runs nothing; 0 revokes it now.", min=0),
+    ] = None,
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait here until it is done; 0 does not wait.", min=0)
+    ] = 0,
+) -> Json:
+    """End a device's service: it is told to run nothing, then revoked. Its row stays for the audit."""
+    body = {} if within is None else {"within_s": within}
+    found: Json = shell.client.post(f"/devices/{segment(device)}/decommission", body)
+    if wait_s:
+        found = wait_for(
+            lambda: shell.client.get(f"/devices/{segment(device)}"),
+            lambda now: bool(now["decommissioned_at"]),
+            timeout_s=wait_s,
+            what=f"{device} to be decommissioned",
+            every_s=0.3,
+        )
+    done = found["decommissioned_at"]
+    shell.say(
+        f"{device} is decommissioned; `edgewise-agent erase` wipes what it holds"
+        if done
+        else f"{device} is to run nothing, and is revoked by {readable(found['decommission_by'])} at the latest"
+    )
+    return found
+
+
+@command(app, "enrolments")
+def enrolments(shell: Shell) -> Json:
+    """List enrolment files that were made: who may still come in, and who came."""
+    items = shell.client.get("/enrolments")["items"]
+    shell.table(
+        "Enrolments",
+        ["id", "channel", "name", "by", "expires", "used by"],
+        [
+            [e["id"], e["channel"], e["name"], e["created_by"], readable(e["expires_at"]), e["device_id"] or "-"]
+            for e in items
+        ],
+    )
+    return {"enrolments": items}
+
+
+@command(app, "withdraw")
+def withdraw(
+    shell: Shell,
+    enrolment: Annotated[str, typer.Argument(metavar="ENROLMENT", help="Its id.", show_default=False)],
+) -> Json:
+    """Withdraw an enrolment file that was not used: whoever has it stays out. A device that used it stays in."""
+    shell.client.delete(f"/enrolments/{segment(enrolment)}")
+    shell.say(f"enrolment {enrolment} is withdrawn")
+    return {"id": enrolment, "withdrawn": True}

@@ -9,7 +9,7 @@ from edgewise_protocol.targets import training_path
 
 from edgewise_cli.client import segment
 from edgewise_cli.commands.rollout import parse_phase
-from edgewise_cli.errors import RefusedError
+from edgewise_cli.errors import RefusedError, UsageError
 from edgewise_cli.shell import Json, Shell, command
 from edgewise_cli.waiting import wait_for
 
@@ -26,6 +26,9 @@ def start(
     shell: Shell,
     model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
     channel: Annotated[str, typer.Option(help="A channel that opted in (NAME:auto).")],
+    lr: Annotated[
+        float, typer.Option(help="Learning rate: begin with the one that the model was trained with.", min=1e-6)
+    ],
     training_version: Annotated[int, typer.Option(help="Version of the training bundle.", min=1)] = 1,
     base_version: Annotated[int | None, typer.Option(help="Version that the devices serve now.", min=1)] = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
@@ -34,7 +37,6 @@ def start(
     min_clients: Annotated[int, typer.Option(help="Updates that a round needs.", min=1)] = 2,
     epochs: Annotated[int, typer.Option(help="Epochs on a device in each round.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 32,
-    lr: Annotated[float, typer.Option(help="Learning rate.", min=1e-6)] = 0.05,
     mu: Annotated[float, typer.Option(help="FedProx's proximal weight; 0 is plain averaging.", min=0)] = 0.0,
     strategy: Annotated[str, typer.Option(help="How updates are merged.")] = "fedavg",
     round_timeout: Annotated[float, typer.Option(help="Seconds that a round may take.", min=1)] = 300,
@@ -46,6 +48,8 @@ def start(
     timeout: Timeout = 3600,
 ) -> Json:
     """Start federated rounds; with --phase, a result that passes the gate is rolled out."""
+    if base_version is None and not profile:
+        raise UsageError("give --base-version or --profile: what the result is to be converted for")
     body: dict[str, Any] = {
         "name": name or f"{model}-federation",
         "model": model,

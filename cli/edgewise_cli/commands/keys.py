@@ -10,7 +10,10 @@ from urllib.parse import quote
 
 import typer
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from edgewise_protocol.targets import DIRECTOR, ROUNDS, auto_role
+from edgewise_protocol.assignment import floors
+from edgewise_protocol.errors import ProtocolError
+from edgewise_protocol.names import check_name
+from edgewise_protocol.targets import DIRECTOR, OFFERS, ROUNDS, auto_role
 from securesystemslib.signer import Key, Signer, SSlibKey
 from tuf.api.metadata import Metadata, Root
 
@@ -21,7 +24,7 @@ from edgewise_cli.keys.delegations import channels, delegate, parse_channel
 from edgewise_cli.keys.folder import ROOT, KeyEntry, KeyFolder, open_folder, signer_of, write_private
 from edgewise_cli.keys.rotation import next_root
 from edgewise_cli.shell import Json, Shell, command
-from edgewise_cli.signing.metadata import sign_role, signatures, successor
+from edgewise_cli.signing.metadata import set_floor, sign_role, signatures, successor
 from edgewise_cli.trust.offline import OfflineView
 from edgewise_cli.trust.repository import FOLDER, Repository
 
@@ -65,7 +68,7 @@ def init(
         ceremony.check_threshold("targets", targets_threshold, targets_keys)
         root = _signers(offline, "root", root_keys, root_signer or [], root_public or [])
         targets = _signers(offline, "targets", targets_keys, targets_signer or [], targets_public or [])
-        rounds = worker.signer(worker.add("rounds", ROUNDS))
+        rounds, offers = (worker.signer(worker.add(role, role)) for role in (ROUNDS, OFFERS))
         auto = {
             name: worker.signer(worker.add(f"auto-{name}", auto_role(name))) for name, opted in wanted.items() if opted
         }
@@ -76,6 +79,7 @@ def init(
             targets=targets,
             targets_threshold=targets_threshold,
             rounds=rounds,
+            offers=offers,
             auto=auto,
             channels=wanted,
             online=server,
@@ -186,6 +190,8 @@ def add_channel(
     role = auto_role(name)
     if opted and not worker.of_role(role):
         worker.add(f"auto-{name}", role)
+    if not worker.of_role(OFFERS):  # the keys were made before offers had a role of their own
+        worker.add(OFFERS, OFFERS)
     now = datetime.now(UTC).replace(microsecond=0)
     new = successor(trusted, now)
     keys = {e.role: e for e in worker.entries}
@@ -193,6 +199,7 @@ def add_channel(
         new,
         director=_director_key(trusted),
         rounds=keys[ROUNDS].public,
+        offers=keys[OFFERS].public,
         auto={n: keys[auto_role(n)].public for n, on in wanted.items() if on},
         wanted=wanted,
     )
@@ -211,6 +218,39 @@ def add_channel(
         repository.refresh()
     shell.say(f"Channel {name}: {'the worker may sign for it' if opted else 'offline keys only'}")
     return {"channel": name, "auto": opted, "targets_version": new.version, "published": publish}
+
+
+@command(app, "set-floor")
+def set_floor_of(
+    shell: Shell,
+    folder: Folder,
+    model: Annotated[str, typer.Argument(help="The model.", show_default=False)],
+    version: Annotated[int, typer.Argument(help="Lowest version that a device may install.", min=1)],
+) -> Json:
+    """Sign, offline, the lowest version of a model that any device may install, whoever assigns it.
+
+    After a bad release this keeps even a stolen server from bringing it back. A device that runs
+    a version below the floor serves on until it is assigned another.
+    """
+    offline = open_folder(folder, "offline")
+    repository = Repository(shell.client, offline.path / FOLDER, offline.root())
+    trusted = repository.targets().signed
+    try:
+        before = floors(trusted).get(check_name(model, "model"), 0)
+    except ProtocolError as error:
+        raise UsageError(str(error)) from error
+    if before == version:
+        raise RefusedError(f"the floor of {model} is {version} already")
+    new = successor(trusted, datetime.now(UTC).replace(microsecond=0))
+    set_floor(new, model, version)
+    metadata = sign_role(new, offline.signers("targets"))
+    state = signatures(repository.root().signed, "targets", metadata)
+    if not state.enough:
+        raise RefusedError(f"targets has {state.have} of {state.threshold} signatures: all of them must be here")
+    shell.client.put_bytes("/metadata/targets", ceremony.encode(metadata))
+    repository.refresh()
+    shell.say(f"No device installs {model} below version {version} any more (the floor was {before}).")
+    return {"model": model, "floor": version, "before": before, "targets_version": new.version}
 
 
 def _director_key(targets: Any) -> Key:

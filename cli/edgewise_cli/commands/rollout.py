@@ -10,6 +10,7 @@ from edgewise_cli.client import segment
 from edgewise_cli.errors import RefusedError, UsageError
 from edgewise_cli.shell import Json, Shell, command
 from edgewise_cli.waiting import wait_for
+from edgewise_cli.watching import waiting_for
 
 app = typer.Typer(help="Rollouts: start, watch, pause, resume, abort.", no_args_is_help=True)
 
@@ -144,18 +145,24 @@ def _get(shell: Shell, rollout: str) -> Json:
 
 
 def _watch(shell: Shell, rollout: str, timeout: float) -> Json:
-    told = 0
+    told, waited = 0, ""
     with shell.progress(f"rollout {rollout}") as update:
 
         def seen(found: Json) -> None:
-            nonlocal told
+            nonlocal told, waited
             for step in found["history"][told:]:
                 who = f" {step['device_id']}" if step.get("device_id") else ""
                 shell.say(f"  {step['kind']}{who}{': ' + step['reason'] if step.get('reason') else ''}")
             told = len(found["history"])
             counts = found["counts"]
             done = counts["committed"] / max(1, counts["cohort"])
-            update(f"{found['status']}: {counts['committed']} of {counts['cohort']} devices", done)
+            waiting = waiting_for(found)
+            text = f"{found['status']}: {counts['committed']} of {counts['cohort']} devices"
+            update(f"{text}; {waiting}" if waiting else text, done)
+            if waiting != waited and not waiting.startswith("soaking"):
+                waited = waiting
+                if waiting:
+                    shell.say(f"  {waiting}")
 
         found = wait_for(
             lambda: _get(shell, rollout),
@@ -184,6 +191,8 @@ def _table(shell: Shell, found: Json) -> None:
             for d in found.get("devices", [])
         ],
     )
+    for device in found.get("barred", []):
+        shell.say(f"{device['device_id']} gets no new model: {device['reason']}")
     shell.say(
         f"phase {found['phase'] + 1} of {len(found['phases'])}; "
         + ", ".join(f"{number} {name}" for name, number in counts.items())

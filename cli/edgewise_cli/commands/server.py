@@ -8,7 +8,7 @@ import typer
 
 from edgewise_cli.client import segment
 from edgewise_cli.config import DEFAULT_PROFILE, config_path, save_profile
-from edgewise_cli.errors import UsageError
+from edgewise_cli.errors import NotEdgewiseError, UsageError
 from edgewise_cli.shell import Json, Shell, command
 
 tokens = typer.Typer(help="Bearer tokens of people and workers (admin).", no_args_is_help=True)
@@ -29,16 +29,23 @@ def login(shell: Shell) -> Json:
     """
     if not shell.connection.token:
         raise UsageError("no token: give --token or set EDGEWISE_TOKEN")
-    found = shell.client.get("/status")
+    found = _status(shell)
     name = shell.login or DEFAULT_PROFILE
     save_profile(config_path(), name, shell.connection)
     shell.say(f"saved as profile {name} in {config_path()}: server {shell.client.server}, version {found['version']}")
     return {"profile": name, "server": shell.client.server, "version": found["version"]}
 
 
+def _status(shell: Shell) -> Json:
+    found = shell.client.get("/status")
+    if not isinstance(found, dict) or "version" not in found or "trust" not in found:
+        raise NotEdgewiseError(f"{shell.client.server} answers, but is no Edgewise server: give the URL of one")
+    return found
+
+
 def status(shell: Shell) -> Json:
     """Show the server: version, trust, counts, broker."""
-    found: Json = shell.client.get("/status")
+    found = _status(shell)
     counts: dict[str, Any] = found.get("counts", {})
     trust: dict[str, Any] = found.get("trust", {})
     broker: dict[str, Any] = found.get("broker", {})

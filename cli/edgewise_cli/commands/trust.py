@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from edgewise_protocol.targets import BESIDE
 
 from edgewise_cli import files
+from edgewise_cli.commands.rotation import finish_rotation
 from edgewise_cli.errors import MissingError
 from edgewise_cli.keys.folder import KeyFolder, open_folder
 from edgewise_cli.shell import Json, Shell, command
@@ -20,7 +22,7 @@ Keys = Annotated[Path, typer.Argument(metavar="KEYS", help="The folder of keys."
 
 @command(app, "install")
 def install(shell: Shell, keys: Keys) -> Json:
-    """Give the server what the ceremony signed, and newer roots; then verify what it serves.
+    """Give the server what the ceremony signed, newer roots, and the rest of a rotation; then verify what it serves.
 
     Needs an admin token. Installing twice changes nothing.
     """
@@ -28,11 +30,12 @@ def install(shell: Shell, keys: Keys) -> Json:
     ceremony = keys / "ceremony.json" if (keys / "ceremony.json").exists() else keys.parent / "ceremony.json"
     if not shell.client.get("/status")["trust"]["installed"]:
         shell.client.put("/trust", files.read_json(ceremony))
+    # before anything is verified: a root that replaces stolen online keys makes worthless what they signed
+    for path in _newer_roots(folder, _root_version(shell)):
+        shell.client.put_bytes("/metadata/root", files.read(path))
     repository = Repository(shell.client, folder.path / FOLDER, folder.root())
     repository.refresh()
-    served = _root_version(shell)
-    for path in _newer_roots(folder, served):
-        shell.client.put_bytes("/metadata/root", files.read(path))
+    finish_rotation(shell, folder, repository)
     return _verified(shell, folder)
 
 
@@ -48,7 +51,7 @@ def _verified(shell: Shell, folder: KeyFolder) -> Json:
     root, targets = repository.root().signed, repository.targets().signed
     found = {"root": (root.version, root.expires), "targets": (targets.version, targets.expires)}
     for name in (targets.delegations.roles or {}) if targets.delegations else ():
-        if name != "director":
+        if name not in BESIDE:
             role = repository.role(name).signed
             found[name] = (role.version, role.expires)
     shell.table(

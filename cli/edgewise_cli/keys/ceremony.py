@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from edgewise_protocol.renewal import set_fleet_ca_pins
 from edgewise_protocol.targets import ROUNDS, auto_role
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import UnsignedMetadataError
@@ -77,6 +78,7 @@ def perform(
     targets: Sequence[Signer],
     targets_threshold: int,
     rounds: Signer,
+    offers: Signer,
     auto: Mapping[str, Signer],
     channels: Mapping[str, bool],
     online: OnlineKeys,
@@ -114,11 +116,13 @@ def perform(
         top,
         director=online.director,
         rounds=rounds.public_key,
+        offers=offers.public_key,
         auto={name: signer.public_key for name, signer in auto.items()},
         wanted=channels,
     )
     certificate = fleet_ca.make_root(ca_key, now)
     intermediate = fleet_ca.sign_intermediate(online.intermediate_csr_pem, certificate, ca_key, now)
+    set_fleet_ca_pins(top, fleet_ca.pins(certificate, intermediate))
     workers = {ROUNDS: rounds, **{auto_role(name): auto[name] for name, opted in channels.items() if opted}}
     return Ceremony(
         root=sign(Metadata(first), root),

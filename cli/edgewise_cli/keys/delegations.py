@@ -1,7 +1,8 @@
 """The delegations of the top-level targets role: who may sign for which paths.
 
     director        dev/*                  assignments; held by the server
-    rounds          rounds/*/*/*           training bundles and round offers
+    rounds          rounds/*/*/*           training bundles
+    offers          no path                round offers, which stand beside the repository
     auto/<channel>  <channel>/*/*/*        bundles of one channel that opted in
 
 Which channels opted in stands in the same offline-signed metadata; the worker asks there
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from edgewise_protocol.errors import TopicError
 from edgewise_protocol.names import check_name
-from edgewise_protocol.targets import CUSTOM_KEY, DIRECTOR, ROUNDS, auto_role
+from edgewise_protocol.targets import CUSTOM_KEY, DIRECTOR, OFFERS, ROUNDS, auto_role
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Targets
 
@@ -60,7 +61,7 @@ def set_channels(targets: Targets, wanted: Mapping[str, bool]) -> None:
 
 
 def delegate(
-    targets: Targets, *, director: Key, rounds: Key, auto: Mapping[str, Key], wanted: Mapping[str, bool]
+    targets: Targets, *, director: Key, rounds: Key, offers: Key, auto: Mapping[str, Key], wanted: Mapping[str, bool]
 ) -> None:
     """Set the delegations of `targets` for these channels; existing ones are replaced.
 
@@ -71,8 +72,9 @@ def delegate(
     roles = {
         DIRECTOR: DelegatedRole(DIRECTOR, [], 1, False, paths=["dev/*"]),
         ROUNDS: DelegatedRole(ROUNDS, [], 1, False, paths=[f"{ROUNDS}/*/*/*"]),
+        OFFERS: DelegatedRole(OFFERS, [], 1, False, paths=[]),
     }
-    keys = [(DIRECTOR, director), (ROUNDS, rounds)]
+    keys = [(DIRECTOR, director), (ROUNDS, rounds), (OFFERS, offers)]
     for name in sorted(n for n, opted in wanted.items() if opted):
         role = auto_role(name)
         roles[role] = DelegatedRole(role, [], 1, False, paths=[f"{name}/*/*/*"])

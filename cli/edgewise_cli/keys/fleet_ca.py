@@ -6,6 +6,7 @@ and the constraints are set here.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from edgewise_protocol.renewal import FleetCaPins
 
 from edgewise_cli.errors import TrustError
 
@@ -99,3 +101,20 @@ def pem(certificate: x509.Certificate) -> str:
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def pins(root: x509.Certificate, intermediate: x509.Certificate) -> FleetCaPins:
+    """What the offline keys say of the fleet's CA: this root, and this intermediate alone."""
+    return FleetCaPins(roots=(_digest(root),), intermediates=(_digest(intermediate),))
+
+
+def read_certificate(data: bytes) -> x509.Certificate:
+    """One PEM certificate; raise `TrustError` if it is none."""
+    try:
+        return x509.load_pem_x509_certificate(data)
+    except ValueError as error:
+        raise TrustError(f"this is not a PEM certificate: {error}") from error
+
+
+def _digest(certificate: x509.Certificate) -> str:
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

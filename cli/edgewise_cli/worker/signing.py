@@ -1,11 +1,11 @@
-"""The job `sign-offer`: check, sign with the rounds key, hand in."""
+"""The job `sign-offer`: check, sign with the offers key, hand in."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from edgewise_protocol.bounds import MAX_BUNDLE_BYTES, MAX_UPDATE_BYTES
-from edgewise_protocol.targets import ROUNDS
+from edgewise_protocol.targets import OFFERS, ROUNDS
 
 from edgewise_cli.client import segment
 from edgewise_cli.keys.ceremony import encode, sign
@@ -27,7 +27,7 @@ def sign_offer(context: WorkerContext, job: Job) -> Result:
     training = context.fetch(request.training.sha256, min(request.training.length + 1, MAX_BUNDLE_BYTES))
     weights = context.fetch(request.weights.sha256, min(request.weights.length + 1, MAX_UPDATE_BYTES))
     check_weights(request, training, weights)
-    metadata = sign(offer_metadata(request), context.keys.signers(ROUNDS))
+    metadata = sign(offer_metadata(request), context.keys.signers(OFFERS))
     context.client.put_bytes(
         f"/federations/{segment(request.federation)}/rounds/{request.number}/offer", encode(metadata)
     )
