@@ -44,13 +44,42 @@ def training() -> Any:
 @pytest.fixture(scope="module")
 def empty_fleet(tmp_path_factory: pytest.TempPathFactory, bundles: Any, fleets: Any) -> Iterator[Any]:
     """A founded fleet with no device. At its end every process must end in order, and none may have broken inside."""
-    tools = _load("end_to_end_processes", TESTS / "end_to_end" / "processes.py")
-    fleet = fleets.Fleet(tmp_path_factory.mktemp("fleet"), tools, bundles)
-    try:
-        fleet.found()
-        yield fleet
-    finally:
-        ended = fleet.end()
-    for name, (status, log) in ended.items():
-        assert status == 0, f"{name} did not end in order ({status}): {log[-2000:]}"
-        assert "Traceback" not in log and '"trace"' not in log, f"{name} broke inside: {log[-6000:]}"
+    yield from _load_secured().alive(fleets.Fleet(tmp_path_factory.mktemp("fleet"), _tools(), bundles))
+
+
+@pytest.fixture(scope="session")
+def secured() -> Any:
+    """The module `secured`."""
+    return _load_secured()
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """The module `processes`."""
+    return _tools()
+
+
+@pytest.fixture(scope="module")
+def secured_fleet(tmp_path_factory: pytest.TempPathFactory, bundles: Any, fleets: Any, secured: Any) -> Iterator[Any]:
+    """A founded fleet with no device, over Mosquitto with mutual TLS and an access list."""
+    yield from secured.alive(secured.make(fleets, tmp_path_factory.mktemp("fleet"), _tools(), bundles))
+
+
+@pytest.fixture(scope="module")
+def secured_fleet_on_postgresql(
+    tmp_path_factory: pytest.TempPathFactory, bundles: Any, fleets: Any, secured: Any
+) -> Iterator[Any]:
+    """The same over a PostgreSQL of its own."""
+    if not secured.has_postgresql():
+        pytest.skip("no PostgreSQL: install its server programs (initdb, pg_ctl, createdb)")
+    with secured.Cluster() as url:
+        made = secured.make(fleets, tmp_path_factory.mktemp("fleet"), _tools(), bundles, database_url=url)
+        yield from secured.alive(made)
+
+
+def _tools() -> Any:
+    return _load("end_to_end_processes", TESTS / "end_to_end" / "processes.py")
+
+
+def _load_secured() -> Any:
+    return _load("end_to_end_secured", TESTS / "end_to_end" / "secured.py")

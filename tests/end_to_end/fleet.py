@@ -117,6 +117,8 @@ class Requests:
 class Fleet:
     """Everything of one fleet in one folder. `tools` is the module `processes`, `bundles` the module of that name."""
 
+    channel, group = CHANNEL, GROUP
+
     def __init__(self, folder: Path, tools: Any, bundles: Any) -> None:
         self.folder = folder
         self.broker = tools.Mosquitto(folder)
