@@ -125,9 +125,14 @@ class Zygote:
     def _enter(self, stage: Stage) -> None:
         self._progress[0] = _ALL.index(stage)
 
+    def _passed(self, stage: Stage) -> None:
+        """The stage's assignment was carried out: none below it may be the newest that the device knows."""
+        self._progress[1] = _ALL.index(stage) + 1
+
     def _whole(self, arm: Callable[[], None]) -> None:
         """Everything, from the start of the process on."""
         self._enter(START)
+        self._passed(START)
         arm()
         device = self._world.device(self._state)
         device.boot()
@@ -137,10 +142,12 @@ class Zygote:
             self._enter(stage)
             for _ in self._world.run(device, (stage,)):
                 raise AssertionError("the disk refuses")
+            self._passed(stage)
 
     def _refused(self, mode: Mode, point: int) -> None:
         """Everything, on a disk that refuses; then the disk has space again, and the same agent goes on."""
         self._enter(START)
+        self._passed(START)
         self._shim.arm(self._state, mode, point)
         device = self._world.device(self._state)
         device.boot()
@@ -155,6 +162,7 @@ class Zygote:
                 self._shim.heal()
                 shutil.copytree(self._state, self._cut, symlinks=True)
             self._expect_service(device, stage)
+            self._passed(stage)
             if self._shim.counted >= point and (mode == "once" or self._cut.exists()):
                 break
         else:
@@ -185,6 +193,7 @@ class Zygote:
         if stage is not WANTED:
             for _ in self._world.run(device, (stage,)):
                 raise AssertionError("the disk refuses")
+            self._passed(stage)
             self._enter(WANTED)
         self._finish(device, "count")
         assert device.refusals == 0
@@ -206,7 +215,7 @@ class Zygote:
         if version != FAULTY:
             version = device.infer()
         assert version in stage.may_serve, f"version {version} serves in the stage {stage.name!r}"
-        assert device.installer.state.assignment_version >= _ALL.index(stage), "an assignment was forgotten"
+        assert device.installer.state.assignment_version >= self._progress[1], "an assignment was forgotten"
         self._expect_store(device)
 
     def _expect_store(self, device: Device) -> None:
