@@ -210,3 +210,30 @@ def test_only_a_mosquitto_is_told_to_reload(tmp_path):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
+
+
+def test_a_mosquitto_that_is_only_starting_is_not_ended_by_the_signal(tmp_path, monkeypatch):
+    """Before its handler is installed, SIGHUP means the end: it is waited for, and the signal then arrives."""
+    program = "import signal, sys, time\nsys.stdin.readline()\n"
+    program += "signal.signal(signal.SIGHUP, lambda *_: print('again', flush=True))\nprint('up', flush=True)\n"
+    program += "while True: signal.pause()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        pid_file = tmp_path / "pid"
+        pid_file.write_text(str(process.pid))
+        comm = Path(f"/proc/{process.pid}/comm").read_text().strip()
+        monkeypatch.setattr("edgewise_server.broker.reload._PROGRAM", comm)
+        monkeypatch.setattr("edgewise_server.broker.reload.STARTING_S", 0.1)
+        assert "would end it" in reload_mosquitto(pid_file)
+        assert process.poll() is None
+        monkeypatch.setattr("edgewise_server.broker.reload.STARTING_S", 10.0)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert reload_mosquitto(pid_file) == ""
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["up", "again"]
+    finally:
+        process.kill()
+        process.communicate(timeout=10)

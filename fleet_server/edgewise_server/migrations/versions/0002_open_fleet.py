@@ -40,8 +40,21 @@ def upgrade() -> None:
     )
     op.execute("UPDATE stream_cursors SET highest = through WHERE highest < through")
 
+    # an index that a new row touches at its end, and not at a page for each device
+    op.drop_index("ix_model_windows_device_id_model_version_received_at", "model_windows")
+    op.create_index(
+        "ix_model_windows_model_version_received_at", "model_windows", ["model", "version", "received_at"], unique=False
+    )
+
 
 def downgrade() -> None:
+    op.drop_index("ix_model_windows_model_version_received_at", "model_windows")
+    op.create_index(
+        "ix_model_windows_device_id_model_version_received_at",
+        "model_windows",
+        ["device_id", "model", "version", "received_at"],
+        unique=False,
+    )
     with op.batch_alter_table("stream_cursors") as batch:
         batch.drop_column("highest")
         batch.add_column(sa.Column("gap_since", sa.Float(), nullable=True))
