@@ -12,6 +12,7 @@ generate.write_pages()
 
 project = "Edgewise"
 author = "the Edgewise authors"
+copyright = "the Edgewise authors, Apache-2.0"
 extensions = ["myst_parser", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["reference/generate.py"]

@@ -205,10 +205,35 @@ def rest() -> str:
             if parameters:
                 lines += ["| parameter | in | type |", "|---|---|---|"]
                 lines += [f"| `{p['name']}` | {p['in']} | {_type(p.get('schema', {}))} |" for p in parameters]
+                lines += [""]
+            lines += _bodies(operation)
     lines += ["", "## Schemas"]
     for name, schema in document["components"]["schemas"].items():
         lines += ["", f"### {name}", "", *_properties(schema)]
     return "\n".join(lines) + "\n"
+
+
+def _bodies(operation: dict[str, Any]) -> list[str]:
+    """What goes in and what comes out, each with a link to its schema."""
+    asked = _content(operation.get("requestBody", {}))
+    answers = {code: _content(said) for code, said in operation.get("responses", {}).items() if code.startswith("2")}
+    parts = [f"Body: {asked}."] if asked else []
+    parts += [f"Answer {code}{': ' + said if said else ''}." for code, said in answers.items()]
+    return [" ".join(parts)] if parts else []
+
+
+def _content(part: dict[str, Any]) -> str:
+    found = []
+    for kind, media in part.get("content", {}).items():
+        schema = media.get("schema", {})
+        name = schema.get("$ref", "").rpartition("/")[2]
+        if name:
+            found.append(f"[{name}](#{name.lower()})")
+        elif schema and schema != {"type": "object"}:
+            found.append(_type(schema) if kind == "application/json" else f"`{kind}`")
+        else:
+            found.append(f"`{kind}`")
+    return " or ".join(found)
 
 
 def wire() -> str:
