@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import ssl
 import urllib.error
@@ -49,7 +50,7 @@ def ask(server_url: str, path: str, fleet_ca: str, question: msgspec.Struct, ans
             return msgspec.json.decode(response.read(_MAX_ANSWER), type=answer)
     except urllib.error.HTTPError as error:
         raise _refusal(error) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         # msgspec's errors are ValueErrors too
         if isinstance(error, msgspec.MsgspecError):
             raise ServerUnreachableError(f"the server's answer is not one to this question: {error}") from error
@@ -67,7 +68,7 @@ def _refusal(error: urllib.error.HTTPError) -> ServerRefusedError:
     """What a problem document (RFC 9457) says, or the reason phrase."""
     try:
         found = msgspec.json.decode(error.read(_MAX_ANSWER), type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError, http.client.HTTPException):
         found = {}
     try:
         wait = min(_MAX_RETRY_AFTER_S, max(0.0, float(error.headers.get("Retry-After", "0"))))

@@ -55,7 +55,7 @@ def check_answers(answers: Mapping[str, NDArray[Any]], expected: Mapping[str, ND
             raise SampleError(f"the model answers {name!r} as {list(array.shape)}; expected is {list(want.shape)}")
         span = float(want.max() - want.min()) or 1.0
         error = float(np.abs(array.astype(np.float64) - want.astype(np.float64)).max()) / span
-        if error > _EXPECTED[precision]:
+        if not error <= _EXPECTED[precision]:  # NaN is no agreement
             raise SampleError(
                 f"the model's output {name!r} differs from the expected one by {100 * error:.3g} % of its range; "
                 f"{100 * _EXPECTED[precision]:g} % are allowed for {precision}"

@@ -61,7 +61,7 @@ def check_onnx(data: bytes, name: str) -> None:
         raise ModelFileError(f"{name} is not an ONNX file, or is cut short: {str(error)[:200]}") from error
     if not model.graph.node or not model.graph.input or not model.graph.output:
         raise ModelFileError(f"{name} is not an ONNX model: it has no nodes, no inputs or no outputs")
-    for tensor in _tensors(model.graph):
+    for tensor in (*_tensors(model.graph), *(t for function in model.functions for t in _of_nodes(function.node))):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelFileError(
                 f"{name} keeps the weights {tensor.name!r} in another file; a bundle holds one file: save the model "
@@ -88,7 +88,11 @@ def _tensors(graph: Any, depth: int = 0) -> Iterator[Any]:
     for sparse in graph.sparse_initializer:
         yield sparse.values
         yield sparse.indices
-    for node in graph.node:
+    yield from _of_nodes(graph.node, depth)
+
+
+def _of_nodes(nodes: Any, depth: int = 0) -> Iterator[Any]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t

@@ -25,7 +25,7 @@ from edgewise_server.models.federation import Round, RoundClient
 from edgewise_server.models.leases import Lease
 from edgewise_server.models.outgoing import BrokerState
 from edgewise_server.models.trust import FleetCa
-from edgewise_server.services import assignments, metadata, outgoing
+from edgewise_server.services import assignments, identity, metadata, outgoing
 from edgewise_server.uploads.store import UploadStore
 
 LEAP: Final = 10_000
@@ -34,10 +34,14 @@ BATCH: Final = 200
 
 
 def forward_counters(database: Database, uploads: UploadStore) -> None:
-    """All that needs no key: the counters leap, nobody holds a lease, and the broker is to be filled anew."""
+    """All that needs no key: the counters leap, nobody holds a lease, and the broker is to be filled anew.
+
+    Enrolment files that wait are withdrawn: since the backup they may have been used, or withdrawn for a reason.
+    """
     with database.session() as session:
         session.exec(update(DirectorCounter).values(version=DirectorCounter.version + LEAP))
         session.exec(update(FleetCa).values(crl_number=FleetCa.crl_number + LEAP))
+        identity.withdraw_open(session)
         session.exec(delete(Lease))
         session.exec(delete(BrokerState))
         session.add(BrokerState(id=1, instance=new_id("fleet")))

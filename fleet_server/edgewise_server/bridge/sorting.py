@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +54,8 @@ _STREAMS: Final[dict[str, tuple[type[Streamed], int]]] = {
     "telemetry": (Telemetry, MAX_CONTROL_BYTES),
     "drift": (Drift, MAX_DRIFT_BYTES),
 }
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""U+0000 in JSON. PostgreSQL stores none in a text; found there, it would cost the whole batch a commit for each."""
 _place: Final = msgspec.json.Decoder(Streamed)
 
 Item = StatusItem | ReportedItem | StreamedItem | WantItem | ReadyItem | ChunkItem
@@ -74,6 +77,8 @@ def sort(topic: str, payload: bytes) -> Item | None:
         return ChunkItem(device, parsed.round_id, parsed.chunk, payload)
     if not payload:
         return None
+    if parsed.leaf not in _STREAMS and _NUL.search(payload):
+        raise MalformedError("a text holds U+0000")
     match parsed.leaf:
         case "status":
             return StatusItem(device, decode(Status, payload))
@@ -92,7 +97,7 @@ def sort(topic: str, payload: bytes) -> Item | None:
 def _streamed(device_id: str, leaf: str, payload: bytes) -> StreamedItem:
     kind, limit = _STREAMS[leaf]
     try:
-        return StreamedItem(device_id, leaf, decode(kind, payload, limit), payload)
+        return StreamedItem(device_id, leaf, _named(decode(kind, payload, limit)), payload)
     except ProtocolError as error:
         if len(payload) > limit:
             raise
@@ -100,4 +105,11 @@ def _streamed(device_id: str, leaf: str, payload: bytes) -> StreamedItem:
             place = _place.decode(payload)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             raise error from None
-        return StreamedItem(device_id, leaf, place, payload).refused()
+        return StreamedItem(device_id, leaf, _named(place), payload).refused()
+
+
+def _named(message: Streamed) -> Streamed:
+    """The message, if the name of its stream can be a key in any database: of the rest only the bytes are kept."""
+    if not message.stream.isprintable():
+        raise MalformedError("the name of a stream is not printable")
+    return message

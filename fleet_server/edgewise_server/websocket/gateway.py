@@ -65,6 +65,11 @@ class Gateway:
         self._given_up: dict[asyncio.Task[None], socket.socket] = {}
         self._open: Counter[str] = Counter()
 
+    @property
+    def connections(self) -> int:
+        """How many there are now, those that have shown no certificate included."""
+        return len(self._tasks)
+
     def start(self) -> None:
         """Listen, and return.
 

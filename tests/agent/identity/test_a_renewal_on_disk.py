@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from edgewise_agent.__main__ import main
 from edgewise_agent.config import IdentityConfig
-from edgewise_agent.errors import AgentError, IdentityError, ServerRefusedError, StorageError
+from edgewise_agent.errors import AgentError, IdentityError, ServerRefusedError, ServerUnreachableError, StorageError
 from edgewise_agent.identity import identity as identities
 from edgewise_agent.identity.certificates import make_csr, make_key, root_sha256
 from edgewise_agent.identity.identity import Card, Identity, load_identity, read_card
@@ -127,6 +128,27 @@ def test_a_renewal_replaces_key_certificate_and_the_way_to_the_fleet(enrolled: P
         "key.pem",
         "root.json",
     ]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"220 mail ready\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"]
+)
+def test_an_answer_that_is_not_http_is_a_failure_like_others(enrolled: Path, answer: bytes) -> None:
+    """Anything else would leave the renewal waiting for an answer until the agent is started anew."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        point_to(enrolled, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(ServerUnreachableError):
+            request_renewal(load(enrolled), FleetCaPins())
+        thread.join()
 
 
 def test_no_answer_takes_tls_from_the_way_to_the_fleet(enrolled: Path, server: RenewServer) -> None:

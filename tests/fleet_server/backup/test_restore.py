@@ -21,7 +21,7 @@ from edgewise_server.backup.fast_forward import LEAP
 from edgewise_server.backup.restore import restore_backup
 from edgewise_server.context import Context, online_description, open_context
 from edgewise_server.models.access import AuditEntry
-from edgewise_server.models.devices import Device
+from edgewise_server.models.devices import Device, Enrolment
 from edgewise_server.models.federation import Federation, Round, RoundClient
 from edgewise_server.models.outgoing import BrokerState, Outgoing
 from edgewise_server.models.telemetry import StoredMessage
@@ -55,6 +55,12 @@ def fill(context: Context, ceremony: Any, kit: Any) -> None:
             session.flush()
             for _ in range(3):
                 assignments.assign(session, context, device, [bundle], "rollout-1", 60)
+        for name, used_at in (("used", kit.NOW), ("waiting", None)):
+            session.add(
+                Enrolment(
+                    id=name, token_sha256=name, channel="lab", name=name, expires_at=kit.expiring(9), used_at=used_at
+                )
+            )
         session.add(
             StoredMessage(
                 device_id="cam-1",
@@ -157,6 +163,12 @@ def test_all_that_is_not_a_version_comes_back_as_it_was(restored: SimpleNamespac
     assert uploads.path("fed-1-r1", "cam-1").read_bytes() == UPDATE
     assert uploads.path("fed-1-r1", "cam-2").read_bytes() == UPDATE[: 128 * 1024]
     assert not (new / ".restoring").exists()
+
+
+def test_an_enrolment_file_that_waited_is_good_no_more(restored: SimpleNamespace) -> None:
+    """It may have been used since the backup, and whoever finds it would be that device again."""
+    assert [row["id"] for row in rows(restored.before, Enrolment)] == ["used", "waiting"]
+    assert [row["id"] for row in rows(restored.context, Enrolment)] == ["used"]
 
 
 def test_devices_see_no_rollback(restored: SimpleNamespace) -> None:

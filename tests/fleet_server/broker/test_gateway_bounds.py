@@ -28,6 +28,7 @@ def port(secured) -> Iterator[int]:
     made = Gateway(replace(secured.context, settings=settings))
     made.start()
     yield number
+    secured.wait_for(lambda: not made.connections)
     made.stop()
 
 
