@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -394,6 +393,6 @@ def lock_state(state: Path) -> IO[bytes]:
     except OSError as error:
         file.close()
         raise StateError(
-            f"another agent (not {os.getpid()}) uses the state folder {state}: stop it, or give another --state"
+            f"another agent already runs on the state folder {state}: stop it, or give another --state"
         ) from error
     return file

@@ -12,7 +12,7 @@ class Words(NamedTuple):
 
 
 _NEW_ENROLMENT: Final = (
-    "make a new enrolment file (`edgewise device enrol-file`), move the state folder away and enrol again"
+    "make an enrolment file for it (`edgewise device replace DEVICE`), move the state folder away and enrol again"
 )
 _PUBLISH: Final = "convert and publish the model again for this device's profile, then assign the new version"
 _ATTACK: Final = "somebody may be interfering: look at the security events of this device on the server"
@@ -58,7 +58,10 @@ WORDS: Final[dict[str, Words]] = {
         "The device is not enrolled.", "run `edgewise-agent enrol FILE --state DIR` with an enrolment file"
     ),
     "enrol": Words("The enrolment was refused.", "follow the message, then enrol again"),
-    "enrolment-used": Words("The enrolment file was used before or withdrawn.", "make a new enrolment file"),
+    "enrolment-used": Words(
+        "The enrolment file was used before or withdrawn.",
+        "make a new enrolment file; `edgewise device replace DEVICE` for a device that is known already",
+    ),
     "enrolment-expired": Words("The enrolment file has expired.", "make a new enrolment file"),
     "unknown-board": Words("The server does not know this board.", "add a profile for it, or set `board`"),
     "renewal": Words("The certificate could not be renewed yet.", ""),
@@ -67,14 +70,16 @@ WORDS: Final[dict[str, Words]] = {
     "server-refused": Words("The server refused the request.", "look at the device's page on the server"),
     "device-revoked": Words("The fleet has revoked this device.", f"if that was a mistake: {_NEW_ENROLMENT}"),
     "device-decommissioned": Words(
-        "This device was decommissioned.", f"erase it (`edgewise-agent erase`); to use it again: {_NEW_ENROLMENT}"
+        "This device was decommissioned.",
+        "erase it (`edgewise-agent erase`); to use it again, enrol it by another name (`edgewise device enrol-file`)",
     ),
     "device-key-unknown": Words(
         "The server knows this device by another key, or does not know it any more.", _NEW_ENROLMENT
     ),
     "cloned-identity": Words(
         "Two devices use this identity, e.g. because an SD card was copied.",
-        f"find the copy; on the device that is the copy: {_NEW_ENROLMENT}",
+        "find the copy, and enrol it with a file of its own (`edgewise device enrol-file`); then "
+        "`edgewise device replace` for the one that keeps the name",
     ),
     # connection
     "offline": Words("The broker is not connected.", "run `edgewise-agent doctor` for the cause"),

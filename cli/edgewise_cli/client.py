@@ -130,7 +130,8 @@ class Client:
                 if not last:
                     self._pause(_FIRST_PAUSE_S * 2**attempt)
                     continue
-                raise UnreachableError(f"{self.server} cannot be reached: {error}") from error
+                hint = "; does it speak http, without TLS?" if "WRONG_VERSION_NUMBER" in str(error) else ""
+                raise UnreachableError(f"{self.server} cannot be reached: {error}{hint}") from error
             except (httpx.InvalidURL, httpx.DecodingError) as error:
                 raise UnreachableError(f"{self.server}{path}: {error}") from error
             if answer.status_code in _BUSY and not last:

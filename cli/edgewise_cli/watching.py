@@ -49,5 +49,10 @@ def _nobody(rollout: dict[str, Any]) -> str:
     counts = rollout["counts"]
     if counts.get("cohort"):
         return ""
+    if counts.get("exposed"):  # an exposed device leaves the cohort only by a newer rollout, or by its revocation
+        return (
+            "its devices have gone to newer rollouts of the model, or were revoked; it goes on with others that come, "
+            "or end it with `edgewise rollout abort`"
+        )
     found = [f"{counts[name]} {name}" for name in ("offline", "unfit", "barred") if counts.get(name)]
     return "waiting for a device that is online and fits" + (f" ({', '.join(found)})" if found else "")

@@ -114,6 +114,8 @@ def _init(given: argparse.Namespace) -> int:
             tuple(given.broker_host), given.broker_port, given.broker_websocket_port, given.broker_address
         )
         told = set_up_mosquitto(given.state.resolve(), options)
+    elif given.broker_host or any((given.broker_port, given.broker_websocket_port, given.broker_address)):
+        raise SettingsError("the options --broker-... are for --broker mosquitto: name it too")
     settings = load_settings(given.state)
     secret = initialize(settings)
     for line in told:

@@ -182,5 +182,17 @@ def load_settings(state: Path, **overrides: object) -> Settings:
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return Settings(state=state.resolve(), **given)  # type: ignore[arg-type]
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
+        raise SettingsError(f"the settings are not valid: {_said(error)}") from error
+    except ValueError as error:
         raise SettingsError(f"the settings are not valid: {error}") from error
+
+
+def _said(error: ValidationError) -> str:
+    """What is wrong with which key, in one line; no value of a key that may be a secret."""
+    parts = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        text = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{key}: {text}" if key else text)
+    return "; ".join(parts)

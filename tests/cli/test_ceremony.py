@@ -185,6 +185,12 @@ def test_a_channel_can_be_added_and_opt_in(
     assert set(fetched.document["roles"]) == {"root", "targets", "rounds", "auto/lab", "auto/canary"}
     assert fleet.versions["targets"] == 2
     assert edgewise("keys", "add-channel", keys, "canary:auto").status == 1
+    left = edgewise("keys", "add-channel", keys, "canary")
+    assert left.status == 0 and "offline keys only" in left.out
+    fleet.versions["auto/canary"] = 7  # the worker has signed meanwhile; a first version would be refused
+    again = edgewise("keys", "add-channel", keys, "canary:auto")
+    assert again.status == 0, again.err
+    assert fleet.versions["auto/canary"] == 7
 
 
 def test_no_device_is_enrolled_for_good_into_a_mistyped_channel(

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import typer
+from edgewise_cli.times import span
 from edgewise_cli.watching import waiting_for
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
@@ -39,6 +41,12 @@ def test_a_fleet_that_cannot_take_the_version_is_said_to_be_waited_for() -> None
     assert waiting_for(rollout(counts=counts)) == "waiting for a device that is online and fits (3 offline, 1 unfit)"
 
 
+def test_a_rollout_whose_devices_went_to_a_newer_one_says_so() -> None:
+    counts = {"cohort": 0, "exposed": 1, "offline": 0, "unfit": 0, "barred": 0}
+    text = waiting_for(rollout(counts=counts, devices=[device("committed")]))
+    assert "newer rollouts" in text and "rollout abort" in text and "online and fits" not in text
+
+
 @pytest.mark.parametrize("status", ["completed", "aborted"])
 def test_an_ended_rollout_waits_for_nothing(status: str) -> None:
     assert waiting_for(rollout(status=status, devices=[device()])) == ""
@@ -46,3 +54,14 @@ def test_an_ended_rollout_waits_for_nothing(status: str) -> None:
 
 def test_a_paused_one_says_who_must_act() -> None:
     assert "rollout resume" in waiting_for(rollout(status="paused", reason="lunch"))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1_800), ("2h", 7_200), ("7d", 604_800)])
+def test_a_span_is_read_as_people_write_it(text: str, seconds: int) -> None:
+    assert span(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2weeks", "-1h", "1.5h", "59s", "0", "h"])
+def test_a_span_that_cannot_be_meant_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"2h|less than a minute"):
+        span(text)

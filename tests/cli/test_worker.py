@@ -325,3 +325,12 @@ def test_a_promotion_that_this_worker_may_not_sign_is_refused(
     check_request(parse_promotion(PROMOTE), targets, auto, "digits")
     with pytest.raises(RefusedError, match=why):
         check_request(parse_promotion({**PROMOTE, **change}), targets, auto, "digits")
+
+
+def test_a_worker_without_its_base_run_says_so_before_the_first_job(
+    keys: Path, edgewise: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = Path(__file__).resolve().parents[2] / "examples/digits/digits.toml"
+    asked = ("worker", "run", "--keys", keys / "worker", "--config", config, "--run", tmp_path / "none", "--once")
+    refused = edgewise(*asked)
+    assert refused.status == 2 and "edgewise train" in refused.err

@@ -224,6 +224,17 @@ def test_a_form_that_the_profile_does_not_allow_is_refused_with_what_it_allows(t
         take(linear(tmp_path / "own.onnx"), npz(tmp_path / "s.npz", x=X), tmp_path / "out", only)
 
 
+def _external_in_a_function(path: Path) -> Path:
+    model = onnx.load_model(linear(path))
+    weights = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    onnx.external_data_helper.set_external_data(weights, "../../etc/passwd", 0, 4)
+    constant = helper.make_node("Constant", [], ["out"], value=weights)
+    opset = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("own", "Hidden", [], ["out"], [constant], opset))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def _external(path: Path) -> Path:
     model = onnx.load(linear(path))
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], "../../etc/passwd", 0, 4)
@@ -283,6 +294,7 @@ def _unknown_operator(path: Path) -> Path:
     ("make", "words"),
     [
         (_external, "in another file.*save_as_external_data=False"),
+        (_external_in_a_function, "in another file.*save_as_external_data=False"),
         (_in_a_branch, "in another file"),
         (_zipmap, "zipmap=False"),
         (_cut, "cut short"),
@@ -319,15 +331,18 @@ def test_a_damaged_tflite_file_is_refused(tflite: Any, tmp_path: Path) -> None:
         ({"x": X[:0]}, "empty"),
         ({"q": X, "r": X}, "lacks the inputs 'x', and has 'q', 'r'"),
         ({"x": X, "y": np.zeros(3, np.int64)}, "200 class indices"),
+        ({"x": X, "y": np.full(200, 50)}, r"name class 50; the model has 0 to \d+$"),
+        ({"x": X, "output.nope": X}, "the sample has 'output.nope' that the model does not know.* and gives 'logits'"),
         ({"x": X, "output.logits": X @ W}, "differs from the expected"),
         ({"x": X, "output.logits": X}, "expected is"),
+        ({"x": X, "output.logits": np.full_like(X @ W, np.nan)}, "differs from the expected"),
         ({"x": X.astype(np.complex64) + 1j}, "complex64"),
         ({"x": np.array([["a", "b", "c", "d"]])}, "cannot be read|<U1"),
     ],
 )
 def test_a_sample_that_the_model_does_not_take_is_refused(arrays: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=words):
-        take(linear(tmp_path / "own.onnx"), npz(tmp_path / "s.npz", **arrays), tmp_path / "out")
+        take(linear(tmp_path / "own.onnx"), npz(tmp_path / "s.npz", **arrays), tmp_path / "out", task="classification")
     assert not (tmp_path / "out").exists()
 
 

@@ -147,10 +147,16 @@ def test_devices_are_selected_by_channel_query_and_group(fleet):
     assert fleet.viewer.get("/devices/cam-4").json()["groups"] == []
 
 
-def test_revoked_devices_leave_their_groups_but_stay_listed(fleet):
+def test_revoked_devices_leave_their_groups_but_stay_listed(fleet, api):
+    with api.context.database.session() as session:
+        session.get(Device, "cam-0").online = True
+        session.commit()
+    assert fleet.viewer.get("/devices/cam-0").json()["online"] is True
     fleet.operator.post("/devices/cam-0/revoke").raise_for_status()
     assert fleet.viewer.get("/groups/all").json()["members"] == 4
-    assert fleet.viewer.get("/devices/cam-0").json()["revoked_at"] is not None
+    revoked = fleet.viewer.get("/devices/cam-0").json()
+    assert revoked["revoked_at"] is not None
+    assert revoked["online"] is False, "its last will is not taken in, so nothing else would say so"
 
 
 def test_what_a_device_reports_is_summed_up(fleet):

@@ -68,6 +68,19 @@ def installed(tmp_path, kit):
     return context.settings
 
 
+def test_what_cannot_be_meant_is_said_in_one_line(tmp_path, capsys):
+    state = ["--state", str(tmp_path / "s")]
+    assert main(["init", *state, "--broker-host", "fleet.example.org"]) == 1
+    assert "--broker mosquitto" in capsys.readouterr().err, "a host that is ignored is a host that devices never reach"
+    assert not (tmp_path / "s").exists()
+    assert main(["init", *state]) == 0
+    capsys.readouterr()
+    assert main(["run", *state, "--port", "99999"]) == 1
+    said = capsys.readouterr().err
+    assert "http_port: " in said and "65535" in said
+    assert said.count("\n") == 1 and "pydantic" not in said
+
+
 def test_a_certificate_needs_the_ceremony_names_and_a_bounded_life(tmp_path, kit, installed):
     main(["init", "--state", str(tmp_path / "new")])
     with pytest.raises(NoTrustError):

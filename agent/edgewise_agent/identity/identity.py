@@ -124,7 +124,9 @@ def inspect_identity(state: Path, now: datetime) -> Identity:
         chain = _read(folder / CERTIFICATE_FILE).decode("ascii")
         fleet_ca = _read(folder / FLEET_CA_FILE).decode("ascii")
         root = _read(folder / ROOT_FILE)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise IdentityError(f"the identity is damaged: {error.filename} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise IdentityError(f"the identity is damaged: {error}") from error
     validity = check_certificate(chain, fleet_ca, key, card.device_id, now, allow_expired=True)
     return Identity(card, folder, root, validity, fleet_ca, issuer_pem(chain, fleet_ca))

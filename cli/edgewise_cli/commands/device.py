@@ -15,16 +15,20 @@ from edgewise_cli.errors import CliError, RefusedError, TimedOutError, UsageErro
 from edgewise_cli.keys.delegations import channels
 from edgewise_cli.keys.folder import open_folder
 from edgewise_cli.shell import Json, Shell, command
-from edgewise_cli.times import readable
+from edgewise_cli.times import readable, span
 from edgewise_cli.trust.repository import FOLDER, Repository
 from edgewise_cli.waiting import wait_for
 
 app = typer.Typer(help="Devices: enrol, list, show, revoke, replace, decommission.", no_args_is_help=True)
 
 _MAX_DEVICES = 100_000
+DAY = 86_400
 
 Id = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write the enrolment file (mode 0600).", show_default=False)]
+ExpiresIn = Annotated[
+    int, typer.Option(help="Until the token expires: 30m, 2h, 7d; a number is seconds.", parser=span, metavar="SPAN")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Keys = Annotated[
     Path | None,
@@ -41,7 +45,7 @@ def enrol_file(
     out: Out,
     group: Annotated[list[str] | None, typer.Option(help="Groups to put it into.")] = None,
     name: Annotated[str | None, typer.Option(help="Device id to take; else the server makes one.")] = None,
-    expires_in: Annotated[int, typer.Option(help="Seconds until the token expires.", min=60)] = 86_400,
+    expires_in: ExpiresIn = DAY,
     keys: Keys = None,
     force: Force = False,
 ) -> Json:
@@ -179,7 +183,7 @@ def replace(
     shell: Shell,
     device: Id,
     out: Out,
-    expires_in: Annotated[int, typer.Option(help="Seconds until the token expires.", min=60)] = 86_400,
+    expires_in: ExpiresIn = DAY,
     keys: Keys = None,
     force: Force = False,
 ) -> Json:

@@ -178,7 +178,7 @@ def add_channel(
     channel: Annotated[str, typer.Argument(help="NAME, or NAME:auto.", show_default=False)],
     publish: Annotated[bool, typer.Option(help="Publish the new metadata; else leave them beside the keys.")] = True,
 ) -> Json:
-    """Add a channel, or let an existing one opt in to what the worker signs (NAME:auto)."""
+    """Add a channel, or let an existing one opt in to what the worker signs (NAME:auto), or out of it (NAME)."""
     name, opted = parse_channel(channel)
     offline, worker = open_folder(folder, "offline"), open_folder(folder, "worker")
     repository = Repository(shell.client, offline.path / FOLDER, offline.root())
@@ -212,11 +212,11 @@ def add_channel(
     files.write(out, ceremony.encode(metadata))
     if publish:
         shell.client.put_bytes("/metadata/targets", ceremony.encode(metadata))
-        if opted:
+        if opted and role not in shell.client.get("/trust")["roles"]:  # one that opts in again has what it signed
             first = sign_role(ceremony.empty_role(now).signed, worker.signers(role))
             shell.client.put_bytes(f"/metadata/delegated/{quote(role)}", ceremony.encode(first))
         repository.refresh()
-    shell.say(f"Channel {name}: {'the worker may sign for it' if opted else 'offline keys only'}")
+    shell.say(f"Channel {name}: {'the worker may sign for it' if opted else 'offline keys only sign for it'}")
     return {"channel": name, "auto": opted, "targets_version": new.version, "published": publish}
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgewise_cli.client import Client
+from edgewise_cli.errors import UsageError
 from edgewise_cli.keys.folder import open_folder
 from edgewise_cli.shell import Json, Shell, command
 from edgewise_cli.trust.repository import FOLDER, Repository
@@ -41,6 +42,8 @@ def run(
     measured itself, and only results that passed the gate. Needs a token of the role `worker`.
     """
     loaded = models.load_config(config)
+    if not base_run.is_dir():
+        raise UsageError(f"{base_run} is no run: give the folder that `edgewise train` made with --run")
     folder = open_folder(keys, "worker")
     models.preload()
     context = WorkerContext(

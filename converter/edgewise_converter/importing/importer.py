@@ -316,5 +316,7 @@ def _accuracy(outputs: NDArray[Any], labels: NDArray[np.int64] | None, task: str
     if labels is None or task != "classification":
         return None
     flat = outputs.reshape(len(outputs), -1)
+    if (classes := flat.shape[1]) > 1 and int(labels.max()) >= classes:
+        raise SampleError(f"the labels 'y' name class {int(labels.max())}; the model has 0 to {classes - 1}")
     named = flat.argmax(1) if flat.shape[1] > 1 else np.rint(flat[:, 0]).astype(np.int64)
     return float(np.mean(named == labels))

@@ -98,10 +98,11 @@ def match(
         found = {inputs[0].name: rest.popitem()[1]}
     missing = sorted(names - found.keys())
     if missing or rest:
-        spare = f", and has {', '.join(map(repr, sorted(rest)))} that the model does not know" if rest else ""
+        parts = [f"lacks the inputs {', '.join(map(repr, missing))}"] if missing else []
+        parts += [f"has {', '.join(map(repr, sorted(rest)))} that the model does not know"] if rest else []
         raise SampleError(
-            f"the sample lacks the inputs {', '.join(map(repr, missing)) or 'of nothing'}{spare}; "
-            f"the model takes {', '.join(_say(spec) for spec in inputs)}"
+            f"the sample {', and '.join(parts)}; the model takes {', '.join(_say(spec) for spec in inputs)}, and gives "
+            f"{', '.join(_say(spec) for spec in outputs)}"
         )
     ready = {spec.name: _fit(spec, found[spec.name]) for spec in inputs}
     counts = {len(array) for array in ready.values()} if batch is not None else {1}

@@ -125,7 +125,8 @@ def revoke(session: Session, device_id: str) -> Device:
         )
     )
     if device.revoked_at is None:
-        device.revoked_at = utc_now()
+        # Its last will is not taken in any more, so nothing else would say that it is gone.
+        device.revoked_at, device.online = utc_now(), False
         session.add(device)
         _add_to_crl(session, device.id, device.certificate_serial, device.certificate_not_after)
         drop_next(session, device)

@@ -83,7 +83,10 @@ def create_enrolment(
     if name == SERVER_USER:
         raise InvalidError(f"{name!r} is the server's own name at the broker and cannot be a device's")
     if name and not replaces and devices.find(session, check_name(name, "device id")) is not None:
-        raise ConflictError(f"there is a device {name!r} already")
+        raise ConflictError(
+            f"there is a device {name!r} already: take another name, or give its place away with "
+            f"`edgewise device replace {name}`"
+        )
     secret = new_secret(ENROL_PREFIX)
     enrolment = Enrolment(
         id=new_id("enr"),
@@ -181,7 +184,9 @@ def enrol(
     if replaced is not None:
         devices.hold(session, replaced)
     if replaced is not None and not enrolment.replaces:
-        raise EnrolmentError(f"there is a device {device_id!r} already")
+        raise EnrolmentError(
+            f"there is a device {device_id!r} already; its place is given away by `edgewise device replace {device_id}`"
+        )
     if replaced is not None and replaced.decommission_by is not None:
         raise EnrolmentError(f"{device_id} was decommissioned; ask for the enrolment file of another device")
     issued = authority.issue(
