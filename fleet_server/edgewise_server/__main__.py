@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServerError, ProtocolError) as error:
         print(f"edgewise-server: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("edgewise-server:", "interrupted; nothing was left half done", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -205,7 +205,7 @@ def test_fast_forward_recovery(scene: Any) -> None:
     """The thief's last word: numbers that no honest server can reach. New keys, put into force offline, undo it."""
     fleet = scene.fleet
     # The snapshot of the last attempt named targets metadata of the next version: here they are, the honest ones.
-    fleet.edgewise("keys", "set-floor", fleet.keys, "another", 1)
+    fleet.edgewise("keys", "set-floor", fleet.keys, "another", 1, "--yes")
     before = fleet.client(scene.thief.as_client("edgewise-server"))
     assert before.connected, "the control: until now the thief is let in as the server"
     before.close()

@@ -203,8 +203,12 @@ def test_no_device_is_enrolled_for_good_into_a_mistyped_channel(
     assert not (tmp_path / "e.json").exists()
 
 
-def test_a_floor_is_signed_offline_and_published(keys: Path, fleet: Any, edgewise: Callable[..., Any]) -> None:
-    raised = edgewise("keys", "set-floor", keys, "digits", 3, "--json")
+def test_a_floor_is_signed_offline_and_published(
+    keys: Path, fleet: Any, edgewise: Callable[..., Any], bundle_maker: Callable[..., Path], tmp_path: Path
+) -> None:
+    slip = edgewise("keys", "set-floor", keys, "digits", 3, "--json")
+    assert slip.document["error"]["code"] == "floor-out-of-reach" and "none is signed" in slip.out
+    raised = edgewise("keys", "set-floor", keys, "digits", 3, "--yes", "--json")
     assert raised.status == 0, raised.err
     assert (raised.document["floor"], raised.document["before"]) == (3, 0)
     found = Metadata.from_bytes(fleet.metadata[f"{fleet.versions['targets']}.targets.json"]).signed
@@ -212,9 +216,15 @@ def test_a_floor_is_signed_offline_and_published(keys: Path, fleet: Any, edgewis
     assert found.unrecognized_fields["edgewise"]["channels"], "what else stands there stays"
     assert edgewise("keys", "set-floor", keys, "digits", 3).status == 1
     assert edgewise("keys", "set-floor", keys, "a/b", 3).status == 2
+    signed = edgewise("sign", bundle_maker(version=5), "--channel", "lab", "--keys", keys, "--out", tmp_path / "r")
+    assert signed.status == 0 and edgewise("publish", tmp_path / "r", "--keys", keys).status == 0
+    assert "the newest that is signed is 5" in edgewise("keys", "set-floor", keys, "digits", 6).err
+    assert edgewise("keys", "set-floor", keys, "digits", 5).status == 0
+    lowered = edgewise("keys", "set-floor", keys, "digits", 4, "--json")
+    assert lowered.document["error"]["code"] == "floor-lowered"
     for name in ("targets-1.pem", "targets-2.pem"):
         (keys / "offline" / name).unlink()
-    assert edgewise("keys", "set-floor", keys, "digits", 4).status == 2
+    assert edgewise("keys", "set-floor", keys, "digits", 4, "--yes").status == 2
 
 
 def test_what_has_expired_can_be_signed_anew_but_an_expired_snapshot_says_nothing(
@@ -227,7 +237,7 @@ def test_what_has_expired_can_be_signed_anew_but_an_expired_snapshot_says_nothin
         assert edgewise("keys", "init", folder, "--online", online, "--channel", "lab:auto").status == 0
     assert edgewise("trust", "install", folder).status == 0
     assert Metadata.from_bytes(fleet.metadata["1.targets.json"]).signed.is_expired(datetime.now(UTC))
-    renewed = edgewise("keys", "set-floor", folder, "digits", 2)
+    renewed = edgewise("keys", "set-floor", folder, "digits", 2, "--yes")
     assert renewed.status == 0, renewed.err
     assert not Metadata.from_bytes(fleet.metadata["2.targets.json"]).signed.is_expired(datetime.now(UTC))
     name = f"{fleet.generation}.snapshot.json"
@@ -237,5 +247,5 @@ def test_what_has_expired_can_be_signed_anew_but_an_expired_snapshot_says_nothin
     fleet.metadata[name] = snapshot.to_bytes()
     for kept in (folder / "offline" / "trusted").glob("snapshot*"):
         kept.unlink()
-    held_back = edgewise("keys", "set-floor", folder, "digits", 3)
+    held_back = edgewise("keys", "set-floor", folder, "digits", 3, "--yes")
     assert held_back.status == 5 and "snapshot" in held_back.err

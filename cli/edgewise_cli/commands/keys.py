@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from edgewise_protocol.assignment import floors
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.names import check_name
-from edgewise_protocol.targets import DIRECTOR, OFFERS, ROUNDS, auto_role
+from edgewise_protocol.targets import DIRECTOR, OFFERS, ROUNDS, auto_role, from_target_file
 from securesystemslib.signer import Key, Signer, SSlibKey
 from tuf.api.metadata import Metadata, Root
 
@@ -226,6 +226,9 @@ def set_floor_of(
     folder: Folder,
     model: Annotated[str, typer.Argument(help="The model.", show_default=False)],
     version: Annotated[int, typer.Argument(help="Lowest version that a device may install.", min=1)],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Also a floor that no signed version reaches, or one below the floor so far.")
+    ] = False,
 ) -> Json:
     """Sign, offline, the lowest version of a model that any device may install, whoever assigns it.
 
@@ -241,6 +244,8 @@ def set_floor_of(
         raise UsageError(str(error)) from error
     if before == version:
         raise RefusedError(f"the floor of {model} is {version} already")
+    if not yes:
+        _check_floor_makes_sense(model, version, before, newest_version(repository, model))
     new = successor(trusted, datetime.now(UTC).replace(microsecond=0))
     set_floor(new, model, version)
     metadata = sign_role(new, offline.signers("targets"))
@@ -251,6 +256,32 @@ def set_floor_of(
     repository.refresh()
     shell.say(f"No device installs {model} below version {version} any more (the floor was {before}).")
     return {"model": model, "floor": version, "before": before, "targets_version": new.version}
+
+
+def newest_version(repository: Repository, model: str) -> int:
+    """The newest version of a model that offline keys or a worker have signed for any channel; 0 if there is none."""
+    top = repository.targets().signed
+    roles = top.delegations.roles if top.delegations is not None and top.delegations.roles is not None else {}
+    signed = [top, *(repository.role(name).signed for name in roles if name not in (DIRECTOR, OFFERS, ROUNDS))]
+    files = (from_target_file(target) for role in signed for target in role.targets.values())
+    return max((file.custom.version for file in files if file.custom.model == model), default=0)
+
+
+def _check_floor_makes_sense(model: str, version: int, before: int, newest: int) -> None:
+    """Raise `RefusedError` for a floor that is more likely a slip than a wish."""
+    if version > newest:
+        signed = f"the newest that is signed is {newest}" if newest else "none is signed"
+        raise RefusedError(
+            f"no version of {model} reaches {version} ({signed}): no device could install any. "
+            "Publish it first, or say --yes",
+            code="floor-out-of-reach",
+        )
+    if version < before:
+        raise RefusedError(
+            f"the floor of {model} is {before}: {version} would let devices install what was ruled out. "
+            "Say --yes if you mean it",
+            code="floor-lowered",
+        )
 
 
 def _director_key(targets: Any) -> Key:
