@@ -78,6 +78,7 @@ def test_the_broker_loses_its_disk_while_the_server_is_dead(shared: Any) -> None
     shared.settle()
 
 
+@pytest.mark.slow
 def test_the_bridge_stalls_for_longer_than_the_broker_can_queue(make_world: Callable[..., Any]) -> None:
     world = make_world(queued=100)
     world.put(NUMBER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -68,9 +69,12 @@ def test_an_agent_that_is_killed_ends_with_the_right_version(fleet: Any, bundles
     fleet.roll_out(model, 1, *AT_ONCE, group=device.name)
     if moment == "probation":
         _restart(fleet, device, probation__seconds=NEVER_S)
-    rollout = fleet.start_rollout(model, 2, *AT_ONCE, group=device.name)
-    fleet.wait_for(f"{moment} begins", lambda: _in_the_midst(device, model, moment), every_s=0.002)
-    device.process.kill()
+    with ThreadPoolExecutor() as pool:
+        # The moment may be over before the operator's command has ended.
+        command = pool.submit(fleet.start_rollout, model, 2, *AT_ONCE, group=device.name)
+        fleet.wait_for(f"{moment} begins", lambda: _in_the_midst(device, model, moment), every_s=0.002)
+        device.process.kill()
+        rollout = command.result()
     left = device.installed(model)
     assert left["state"] == moment and _target(device, model) == 2
     assert left["active"]["version"] == (2 if moment == "probation" else 1)
