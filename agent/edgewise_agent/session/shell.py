@@ -10,7 +10,6 @@ import contextlib
 import logging
 import random
 import secrets
-import socket
 import ssl
 import threading
 import time
@@ -29,16 +28,16 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edgewise_agent.errors import AgentError, PacketTooLargeError, ProxyError, SessionError
+from edgewise_agent.errors import AgentError, ProxyError, SessionError
 from edgewise_agent.session import core
+from edgewise_agent.session.client import CONNECT_TIMEOUT_S, Client
 from edgewise_agent.session.endings import Ending, classify
-from edgewise_agent.session.proxy import Proxy, connect_through
+from edgewise_agent.session.proxy import Proxy
 from edgewise_agent.watchdog.liveness import IDLE_S
 from edgewise_agent.watchdog.pulse import Beat, no_beat
 
 log = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT_S = 10.0
 _GREETING_TIMEOUT_S = 15.0
 """A connection that has not become online by then is given up."""
 _FAREWELL_TIMEOUT_S = 3.0
@@ -153,7 +152,7 @@ class Session:
         self._feed(core.Stopped())
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join(_CONNECT_TIMEOUT_S + _FAREWELL_TIMEOUT_S)
+            self._thread.join(CONNECT_TIMEOUT_S + _FAREWELL_TIMEOUT_S)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Hand a message to the connection, QoS 1.
@@ -302,8 +301,8 @@ class Session:
                 )
                 self._on_ending(ending)
 
-    def _make_client(self, session: str) -> _Client:
-        client = _Client(
+    def _make_client(self, session: str) -> Client:
+        client = Client(
             self._beat,
             CallbackAPIVersion.VERSION2,
             client_id=self._endpoint.device_id,
@@ -313,7 +312,7 @@ class Session:
         )
         client.proxy = self._endpoint.proxy
         client.ws_set_options(self._endpoint.path)
-        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_queued_messages_set(_MAX_QUEUED)
         if self._endpoint.tls is not None:
             client.tls_set_context(self._endpoint.tls)
@@ -370,39 +369,3 @@ class Session:
         with contextlib.suppress(ValueError, RuntimeError):
             info.wait_for_publish(_FAREWELL_TIMEOUT_S)
         client.disconnect()
-
-
-class _Client(mqtt.Client):
-    """A client that bounds packets, and whose thread says that it lives: paho calls `loop_misc` about each second."""
-
-    def __init__(self, beat: Beat, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._beat = beat
-        self.ended_by = ""
-        """Why this end has left the broker, if it has."""
-        self.proxy: Proxy | None = None
-
-    def _create_socket_connection(self) -> socket.socket:
-        # paho's own way through a proxy needs PySocks, and obeys environment variables.
-        if self.proxy is not None:
-            made = connect_through(self.proxy, self._host, self._port, _CONNECT_TIMEOUT_S)
-        else:
-            made = socket.create_connection((self._host, self._port), _CONNECT_TIMEOUT_S)
-        # Without it a PUBACK followed by a small packet waits about 40 ms for a delayed TCP acknowledgement.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return made
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        # paho obeys no Maximum Packet Size of its own (MQTT 5.0, 3.1.2.11.4): it would gather what a broker announces.
-        if bufsize > MAX_PACKET_BYTES:
-            self.ended_by = f"packet-too-large: the broker began a packet of {bufsize} bytes"
-            log.warning(
-                "the broker sends more than it may",
-                extra={"code": PacketTooLargeError.code, "reason": f"{bufsize} bytes, {MAX_PACKET_BYTES} are allowed"},
-            )
-            raise ConnectionError(self.ended_by)
-        return super()._sock_recv(bufsize)
-
-    def loop_misc(self) -> MQTTErrorCode:
-        self._beat()
-        return super().loop_misc()
