@@ -198,9 +198,14 @@ class World:
         shutil.rmtree(self._outboxes, ignore_errors=True)
 
     def signal(self, number: signal.Signals) -> None:
+        """Signal the server; with SIGSTOP, return when each of its threads stands: a commit may be under way."""
         running = self.server._running
-        if running is not None:
-            running.send_signal(number)
+        if running is None:
+            return
+        running.send_signal(number)
+        if number == signal.SIGSTOP:
+            threads = Path(f"/proc/{running.pid}/task")
+            self.wait("the server stands", lambda: {_state(thread) for thread in threads.iterdir()} == {"T"}, 10)
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -246,3 +251,8 @@ class World:
         (telemetry,) = self._ask("SELECT COUNT(*) FROM messages WHERE kind = 'telemetry'")[0]
         assert twice == 0, f"{twice} telemetry messages were counted twice"
         assert windows == telemetry, f"{windows} windows of {telemetry} telemetry messages"
+
+
+def _state(thread: Path) -> str:
+    """A thread's state in one letter (proc(5), `stat`); `T` is stopped."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
