@@ -7,9 +7,12 @@ PostgreSQL is chosen by URL (`postgresql+psycopg://...`).
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
@@ -20,6 +23,9 @@ from sqlmodel import Session
 from edgewise_server.errors import BusyError, DatabaseUnavailableError, StorageFullError
 
 BUSY_TIMEOUT_S: Final = 30
+_ROOM_EVERY_S: Final = 1.0
+"""Shortest time between two attempts to give a full disk room."""
+_ROOM_BUSY_S: Final = 1.0
 _READ_ONLY: Final = "edgewise_read_only"
 _DISK_FULL: Final = "53100"
 """SQLSTATE of PostgreSQL, appendix A."""
@@ -41,6 +47,8 @@ class Database:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         self._reading = self.engine.execution_options(**{_READ_ONLY: True})
+        self._room = threading.Lock()
+        self._room_made_at = 0.0
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[Session]:
@@ -59,7 +67,30 @@ class Database:
                 if not read_only:
                     session.commit()
         except OperationalError as error:
-            raise translated(error) from error
+            meant = translated(error)
+            if isinstance(meant, StorageFullError):
+                self._make_room()
+            raise meant from error
+
+    def _make_room(self) -> None:
+        """Write SQLite's log back and cut it off: on a full disk it may hold all the room that there is.
+
+        The log is longer than what it stands for, and is else written back only after a commit, which a full disk
+        refuses. Best effort, and not more often than `_ROOM_EVERY_S`.
+        """
+        if not self.is_sqlite or not self._room.acquire(blocking=False):
+            return
+        try:
+            now = time.monotonic()
+            if now - self._room_made_at >= _ROOM_EVERY_S:
+                self._room_made_at = now
+                with (
+                    suppress(sqlite3.Error),
+                    closing(sqlite3.connect(str(self.engine.url.database), timeout=_ROOM_BUSY_S)) as connection,
+                ):
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._room.release()
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -121,14 +152,14 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not begin by itself: `_begin_sqlite` does
     cursor = connection.cursor()
     # A batch of telemetry touches a page for each device and index: they fit in the cache, and are not copied back
-    # into the database after every commit.
+    # into the database after every commit, but after 8 MiB: a log that took all the room could not be written back.
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
         "cache_size=-32768",
-        "wal_autocheckpoint=8000",
-        "journal_size_limit=67108864",
+        "wal_autocheckpoint=2000",
+        "journal_size_limit=16777216",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
