@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ async def _serve(state: Path, config: AgentConfig) -> bool:
     agent.selfupdate.on_leave = leave
     try:
         await agent.start()
-        print(f"serving at {agent.serving_url}", flush=True)
+        # One write: an unbuffered `print` writes the line's end apart, and a log line of another thread comes between.
+        sys.stdout.write(f"serving at {agent.serving_url}\n")
+        sys.stdout.flush()
         await stop.wait()
     finally:
         await agent.stop()
