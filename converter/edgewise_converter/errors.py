@@ -51,6 +51,12 @@ class PassError(ConverterError):
     code = "pass"
 
 
+class UnchangedError(PassError):
+    """A pass found nothing in the model that it changes; the message says what it looks for."""
+
+    code = "pass-unchanged"
+
+
 class ModelFileError(ConverterError):
     """A finished model file cannot be bundled: what in it, and what to do, is in the message."""
 

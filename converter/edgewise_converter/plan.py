@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from edgewise_profiles.schema import Profile, Target
+from edgewise_profiles.schema import Format, Precision, Profile, Target
 
-from edgewise_converter.passes.configs import (
-    OnnxExportConfig,
-    OnnxFloat16Config,
-    OnnxInt8Config,
-    PassConfig,
-    TfliteExportConfig,
-    TfliteInt8Config,
-)
-from edgewise_converter.passes.registry import PASSES, find
+from edgewise_converter.errors import PassError
+from edgewise_converter.passes.entry import PassConfig
+from edgewise_converter.passes.onnx_catalogue import OnnxExportConfig, OnnxFloat16Config, OnnxInt8Config
+from edgewise_converter.passes.tflite_catalogue import TfliteExportConfig, TfliteInt8Config
+
+CHAINS: Final[dict[tuple[Format, Precision], tuple[str, ...]]] = {
+    ("onnx", "float32"): ("onnx_export",),
+    ("onnx", "float16"): ("onnx_export", "onnx_float16"),
+    ("onnx", "int8"): ("onnx_export", "onnx_int8"),
+    ("tflite", "float32"): ("tflite_export",),
+    ("tflite", "int8"): ("tflite_export", "tflite_int8"),
+}
 
 
 class Step(NamedTuple):
@@ -25,25 +28,28 @@ class Step(NamedTuple):
 
 
 def plan(profile: Profile, target: Target) -> tuple[Step, ...]:
-    """The steps, exports first, that make `target` for `profile`."""
-    entry = find(target.format, target.precision)
-    chain = [entry]
-    while chain[0].after is not None:
-        chain.insert(0, PASSES[chain[0].after])
-    return tuple(Step(e.name, _configure(e.config, profile)) for e in chain)
+    """The steps, exports first, that make `target` for `profile`.
+
+    Raises:
+        PassError: no chain makes it from a training run.
+    """
+    chain = CHAINS.get((target.format, target.precision))
+    if chain is None:
+        raise PassError(f"no chain of passes makes {target.format}-{target.precision} without a search")
+    return tuple(Step(name, _configure(name, profile)) for name in chain)
 
 
-def _configure(kind: type[PassConfig], profile: Profile) -> PassConfig:
-    if kind is OnnxExportConfig:
+def _configure(name: str, profile: Profile) -> PassConfig:
+    if name == "onnx_export":
         return OnnxExportConfig(opset=profile.engine("onnxruntime").opset)
-    if kind is OnnxInt8Config:
+    if name == "onnx_int8":
         return OnnxInt8Config(
             reduce_range=profile.numerics.reduce_range,
             activations="uint8" if profile.machine == "x86_64" else "int8",
         )
-    plain: dict[type[PassConfig], PassConfig] = {
-        OnnxFloat16Config: OnnxFloat16Config(),
-        TfliteExportConfig: TfliteExportConfig(),
-        TfliteInt8Config: TfliteInt8Config(),
+    plain: dict[str, PassConfig] = {
+        "onnx_float16": OnnxFloat16Config(),
+        "tflite_export": TfliteExportConfig(),
+        "tflite_int8": TfliteInt8Config(),
     }
-    return plain[kind]
+    return plain[name]

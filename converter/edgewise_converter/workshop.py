@@ -25,6 +25,7 @@ from edgewise_converter.passes.artifact import Artifact, Materials
 from edgewise_converter.passes.registry import PASSES
 from edgewise_converter.plan import Step
 from edgewise_converter.quality import Quality, compare
+from edgewise_converter.requests import Requests
 from edgewise_converter.run_directory import Run, Samples
 from edgewise_converter.source import Source, load_source
 
@@ -74,6 +75,13 @@ class Workshop:
         return self.run.reference()
 
     @cached_property
+    def materials(self) -> Materials:
+        """What passes draw on."""
+        record = self.run.record
+        calibration = Requests({record.input.name: self.reference.x})
+        return Materials(record.model, (record.input,), (record.output,), calibration, self.source)
+
+    @cached_property
     def source_outputs(self) -> Array:
         """The source's outputs on the held-out samples."""
         return self.source.infer(self.heldout.x)
@@ -94,7 +102,7 @@ class Workshop:
         total = len(steps) + 2
         progress("loading the source model", 0.0)
         with _timed(seconds, LOADING):
-            materials = Materials(self.source, self.reference.x)
+            materials = self.materials
         artifact: Artifact | None = None
         for done, step in enumerate(steps, start=1):
             progress(PASSES[step.name].title, done / total)

@@ -25,19 +25,40 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)", max_le
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Feature = Annotated[str, Meta(pattern=r"^[a-z0-9_]+$(?!\n)", max_length=32)]
 """A CPU feature as the `flags` or `Features` line of Linux's /proc/cpuinfo spells it."""
-EngineName = Literal["onnxruntime", "litert"]
-Format = Literal["onnx", "tflite"]
-Precision = Literal["float32", "float16", "int8"]
+Machine = Literal["x86_64", "aarch64", "armv7l", "riscv64", "armv7e-m", "armv8.1-m"]
+"""As `platform.machine()` says it; microcontrollers, which say nothing, by their Arm architecture."""
+EngineName = Literal["onnxruntime", "litert", "tflite-runtime", "iree", "c99"]
+Format = Literal["onnx", "ort", "tflite", "vmfb", "c99"]
+Precision = Literal["float32", "float16", "int8", "int8-dynamic", "int16x8", "int4"]
+"""`int8` is full: weights and activations. `int8-dynamic` and `int4` narrow the weights alone."""
 VersionText = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,3}$(?!\n)")]
 
-FORMAT_OF: Final[dict[EngineName, Format]] = {"onnxruntime": "onnx", "litert": "tflite"}
+FORMAT_OF: Final[dict[EngineName, Format]] = {
+    "onnxruntime": "onnx",
+    "litert": "tflite",
+    "tflite-runtime": "tflite",
+    "iree": "vmfb",
+    "c99": "c99",
+}
+"""What an engine reads by default; onnxruntime reads `ort` too, the same graph in another container."""
 SUPPORTED: Final[frozenset[tuple[EngineName, Precision]]] = frozenset(
     {
         ("onnxruntime", "float32"),
         ("onnxruntime", "float16"),
         ("onnxruntime", "int8"),
+        ("onnxruntime", "int8-dynamic"),
+        ("onnxruntime", "int4"),
         ("litert", "float32"),
+        ("litert", "float16"),
         ("litert", "int8"),
+        ("litert", "int8-dynamic"),
+        ("litert", "int16x8"),
+        # tflite-runtime 2.14 runs int8-dynamic and int4 files without an error, and answers wrong.
+        ("tflite-runtime", "float32"),
+        ("tflite-runtime", "int8"),
+        ("iree", "float32"),
+        ("iree", "int8"),
+        ("c99", "int8"),
     }
 )
 
@@ -55,7 +76,7 @@ class Cpu(_Part, frozen=True, kw_only=True):
     any_of: Annotated[tuple[Feature, ...], Meta(max_length=16)] = ()
     """At least one of these is there, if any is named."""
     cores: Annotated[int, Meta(ge=1, le=1024)]
-    triple: Annotated[str, Meta(pattern=r"^[a-z0-9_]+-[a-z0-9_]+-[a-z0-9_]+(-[a-z0-9_]+)?$(?!\n)", max_length=64)]
+    triple: Annotated[str, Meta(pattern=r"^[a-z0-9_.]+-[a-z0-9_]+-[a-z0-9_]+(-[a-z0-9_]+)?$(?!\n)", max_length=64)]
 
 
 class Storage(_Part, frozen=True, kw_only=True):
@@ -134,7 +155,7 @@ class Profile(_Part, frozen=True, kw_only=True):
     title: Text
     compatible: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
     """Device-tree strings; the profile's id always counts as one more, see `all_compatible`."""
-    machine: Literal["x86_64", "aarch64"]
+    machine: Machine
     cpu: Cpu
     memory_mib: Annotated[int, Meta(ge=64, le=2**24)]
     """Installed memory of the smallest variant, MiB. Linux reports somewhat less."""
@@ -234,18 +255,27 @@ def check(profile: Profile) -> tuple[str, ...]:
             faults.append(f"targets: {target.engine} has no {target.precision}")
     if len(set(profile.targets)) != len(profile.targets):
         faults.append("targets names one form twice")
-    if not cpu.triple.startswith(f"{profile.machine}-"):
+    if not cpu.triple.startswith(_TRIPLES[profile.machine]):
         faults.append(f"cpu.triple {cpu.triple} is not of machine {profile.machine}")
-    if any(not tag.endswith(f"_{profile.machine}") for tag in profile.wheel_tags):
+    if any(tag != "any" and not tag.endswith(f"_{profile.machine}") for tag in profile.wheel_tags):
         faults.append(f"wheel_tags holds one that is not for {profile.machine}")
-    if profile.numerics.int8_dot_product and not set(cpu.features + cpu.any_of) & _DOT_PRODUCT[profile.machine]:
+    provided = set(cpu.features + cpu.any_of) & _DOT_PRODUCT.get(profile.machine, frozenset())
+    if profile.numerics.int8_dot_product and not provided:
         faults.append("numerics.int8_dot_product needs a cpu feature that provides it")
     return tuple(faults)
 
 
-_DOT_PRODUCT: Final = {
+_DOT_PRODUCT: Final[dict[Machine, frozenset[str]]] = {
     "x86_64": frozenset({"avx512_vnni", "avx_vnni"}),
     "aarch64": frozenset({"asimddp"}),
+}
+_TRIPLES: Final[dict[Machine, str]] = {
+    "x86_64": "x86_64-",
+    "aarch64": "aarch64-",
+    "armv7l": "armv7",
+    "riscv64": "riscv64-",
+    "armv7e-m": "thumbv7em-",
+    "armv8.1-m": "thumbv8.1m.main-",
 }
 
 

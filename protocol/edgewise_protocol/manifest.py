@@ -47,7 +47,7 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True):
     """What the device must have; see `edgewise_protocol.facts.fits`."""
 
     engine: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$(?!\n)", max_length=MAX_NAME_CHARS)] = ""
-    """`onnxruntime` or `litert`; empty in an agent bundle alone."""
+    """`onnxruntime`, `litert`, `tflite-runtime`, `iree` or `c99`; empty in an agent bundle alone."""
     engine_min: str = ""
     engine_below: str = ""
     compatible: tuple[str, ...] = ()
@@ -99,6 +99,37 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """`atol` and `rtol` of an output."""
         own = next((t for t in self.per_output if t.output == output), None)
         return (self.atol, self.rtol) if own is None else (own.atol, own.rtol)
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The golden inputs were run on this instruction set, and the answers were within the tolerance."""
+
+    machine: Annotated[str, Meta(min_length=1, max_length=32)]
+    """As `platform.machine()` says it there."""
+    cpu: Annotated[str, Meta(max_length=200)] = ""
+    """The processor, or the emulator's model of it."""
+    cpu_features: Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=256)] = ()
+    """Those that the engine's kernels choose by."""
+    engine_version: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""
+    emulated: bool = False
+    """Under an emulator: it proves loading and numerics, never latency."""
+
+
+class Numerics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the bundle's numbers hold for: one int8 file may answer otherwise on another processor."""
+
+    opset: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Of ONNX files; 0 elsewhere."""
+    ir_version: Annotated[int, Meta(ge=0, le=1000)] = 0
+    proofs: Annotated[tuple[Proof, ...], Meta(max_length=16)] = ()
+    """Where the golden answers were seen; the device's own self-test decides."""
+
+
+class StatePair(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor that a stateful model hands to its next call: feed the output back as the input."""
+
+    input: Annotated[str, Meta(min_length=1, max_length=200)]
+    output: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,11 +188,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: Annotated[tuple[str, ...], Meta(max_length=10_000)] = ()
     inputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
     outputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
-    format: Literal["onnx", "tflite"] = "onnx"
+    format: Literal["onnx", "ort", "tflite", "vmfb", "c99"] = "onnx"
     precision: str = "float32"
     model_file: str = ""
     budget: Budget = msgspec.field(default_factory=Budget)
     golden: Golden | None = None
+    numerics: Numerics | None = None
+    state: Annotated[tuple[StatePair, ...], Meta(max_length=32)] = ()
+    """Of a model with explicit state; the client carries it from call to call."""
     baseline_file: str = ""
     provenance_file: str = ""
     training: TrainingSpec | None = None

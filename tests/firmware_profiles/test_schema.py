@@ -106,7 +106,7 @@ def test_a_budget_that_does_not_fit_the_memory_is_refused(memory: int, budget: i
         (("storage", "min_mib"), 64, "storage.min_mib"),
         (("engines", 0, "below"), "1.0", "not below 1.0"),
         (("engines", 1, "name"), "onnxruntime", "one engine twice"),
-        (("targets", 3, "precision"), "float16", "litert has no float16"),
+        (("targets", 3, "precision"), "int4", "litert has no int4"),
         (("targets", 0, "precision"), "int8", "one form twice"),
         (("cpu", "triple"), "aarch64-linux-gnu", "cpu.triple"),
         (("wheel_tags", 0), "manylinux_2_28_aarch64", "wheel_tags"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from edgewise_profiles.schema import Format, Precision
-from numpy.typing import NDArray
+from edgewise_protocol.manifest import TensorSpec
 
+from edgewise_converter.errors import PassError
+from edgewise_converter.requests import Requests
 from edgewise_converter.source import Source
 
 
@@ -24,6 +25,21 @@ class Artifact:
 class Materials:
     """What a pass may draw on besides the artifact before it."""
 
-    source: Source
-    calibration: NDArray[np.float32]
-    """Inputs of the training distribution, (N, ...), checked."""
+    model: str
+    """Its name, for messages."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    calibration: Requests
+    """Requests of the training distribution, checked."""
+    source: Source | None = None
+    """The torch program, where exports begin."""
+
+    def torch_source(self) -> Source:
+        """Where an export begins.
+
+        Raises:
+            PassError: the model is no torch program.
+        """
+        if self.source is None:
+            raise PassError(f"{self.model} is a finished file: only a torch program can be exported")
+        return self.source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.artifact import Artifact, Materials
-from edgewise_converter.passes.configs import OnnxExportConfig
+from edgewise_converter.passes.onnx_catalogue import OnnxExportConfig
 from edgewise_converter.passes.onnx_graph import canonical
 
 
@@ -17,20 +17,20 @@ def apply(materials: Materials, before: None, config: OnnxExportConfig) -> Artif
     """
     torch = need("torch")
     need("onnxscript")
-    record = materials.source.record
     try:
         with quietly():
             program = torch.onnx.export(
-                materials.source.program,
+                materials.torch_source().program,
                 dynamo=True,
                 opset_version=config.opset,
-                input_names=[record.input.name],
-                output_names=[record.output.name],
+                input_names=[materials.inputs[0].name],
+                output_names=[materials.outputs[0].name],
                 external_data=False,
                 optimize=True,
                 verbose=False,
             )
             model = program.model_proto
     except Exception as error:
-        raise PassError(f"torch cannot export {record.model} to ONNX: {error}") from error
-    return Artifact(canonical(model, input_name=record.input.name, output_name=record.output.name), "onnx", "float32")
+        raise PassError(f"torch cannot export {materials.model} to ONNX: {error}") from error
+    data = canonical(model, input_name=materials.inputs[0].name, output_name=materials.outputs[0].name)
+    return Artifact(data, "onnx", "float32")

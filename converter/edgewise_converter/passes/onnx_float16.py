@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.artifact import Artifact, Materials
-from edgewise_converter.passes.configs import OnnxFloat16Config
+from edgewise_converter.passes.onnx_catalogue import OnnxFloat16Config
 from edgewise_converter.passes.onnx_graph import canonical
 
 
@@ -17,7 +17,6 @@ def apply(materials: Materials, before: Artifact, config: OnnxFloat16Config) -> 
     """
     onnx = need("onnx")
     float16 = need("onnxruntime.transformers.float16")
-    record = materials.source.record
     try:
         with quietly():
             model = float16.convert_float_to_float16(
@@ -27,5 +26,6 @@ def apply(materials: Materials, before: Artifact, config: OnnxFloat16Config) -> 
                 keep_io_types=True,
             )
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise PassError(f"{record.model} cannot be converted to float16: {error}") from error
-    return Artifact(canonical(model, input_name=record.input.name, output_name=record.output.name), "onnx", "float16")
+        raise PassError(f"{materials.model} cannot be converted to float16: {error}") from error
+    data = canonical(model, input_name=materials.inputs[0].name, output_name=materials.outputs[0].name)
+    return Artifact(data, "onnx", "float16")

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise_converter.calibration import spread
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.artifact import Artifact, Materials
-from edgewise_converter.passes.configs import OnnxInt8Config
+from edgewise_converter.passes.onnx_catalogue import OnnxInt8Config
 from edgewise_converter.passes.onnx_graph import canonical
 
 
@@ -25,8 +24,7 @@ def apply(materials: Materials, before: Artifact, config: OnnxInt8Config) -> Art
     """
     onnx = need("onnx")
     quantization = need("onnxruntime.quantization")
-    record = materials.source.record
-    samples = spread(materials.calibration, config.calibration_samples)
+    samples = materials.calibration.spread(config.calibration_samples).feeds[materials.inputs[0].name]
     activations = quantization.QuantType.QUInt8 if config.activations == "uint8" else quantization.QuantType.QInt8
     with tempfile.TemporaryDirectory(prefix="edgewise-int8-") as folder:
         out = Path(folder) / "model.onnx"
@@ -35,7 +33,7 @@ def apply(materials: Materials, before: Artifact, config: OnnxInt8Config) -> Art
                 quantization.quantize_static(
                     onnx.load_from_string(before.data),
                     out,
-                    _reader(quantization, record.input.name, samples, config.calibration_batch),
+                    _reader(quantization, materials.inputs[0].name, samples, config.calibration_batch),
                     quant_format=quantization.QuantFormat.QDQ,
                     per_channel=True,
                     reduce_range=config.reduce_range,
@@ -45,10 +43,11 @@ def apply(materials: Materials, before: Artifact, config: OnnxInt8Config) -> Art
                 )
                 model = onnx.load(out)
         except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, OSError) as error:
-            raise PassError(f"{record.model} cannot be quantized to int8: {error}") from error
+            raise PassError(f"{materials.model} cannot be quantized to int8: {error}") from error
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        raise PassError(f"{record.model} holds no operator that onnxruntime can quantize")
-    return Artifact(canonical(model, input_name=record.input.name, output_name=record.output.name), "onnx", "int8")
+        raise PassError(f"{materials.model} holds no operator that onnxruntime can quantize")
+    data = canonical(model, input_name=materials.inputs[0].name, output_name=materials.outputs[0].name)
+    return Artifact(data, "onnx", "int8")
 
 
 def _reader(quantization: Any, name: str, samples: NDArray[np.float32], batch: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.artifact import Artifact, Materials
-from edgewise_converter.passes.configs import TfliteExportConfig
+from edgewise_converter.passes.tflite_catalogue import TfliteExportConfig
 
 MAGIC: Final = b"TFL3"
 """File identifier of a TFLite flatbuffer, at offset 4."""
@@ -21,14 +21,13 @@ def apply(materials: Materials, before: None, config: TfliteExportConfig) -> Art
     """
     torch = need("torch")
     litert_torch = need("litert_torch")
-    record = materials.source.record
-    named = _with_named_output(torch, materials.source.module, record.output.name)
-    sample = torch.zeros((1, *materials.source.sample_shape), dtype=torch.float32)
+    named = _with_named_output(torch, materials.torch_source().module, materials.outputs[0].name)
+    sample = torch.zeros((1, *materials.torch_source().sample_shape), dtype=torch.float32)
     try:
         with quietly():
-            data = litert_torch.convert(named, sample_kwargs={record.input.name: sample}).model_content()
+            data = litert_torch.convert(named, sample_kwargs={materials.inputs[0].name: sample}).model_content()
     except Exception as error:
-        raise PassError(f"litert-torch cannot convert {record.model} to TFLite: {error}") from error
+        raise PassError(f"litert-torch cannot convert {materials.model} to TFLite: {error}") from error
     if data[4:8] != MAGIC:
         raise PassError("litert-torch gave something that is not a TFLite file")
     return Artifact(bytes(data), "tflite", "float32")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise_converter.calibration import spread
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.artifact import Artifact, Materials
-from edgewise_converter.passes.configs import TfliteInt8Config
+from edgewise_converter.passes.tflite_catalogue import TfliteInt8Config
 from edgewise_converter.passes.tflite_export import MAGIC
 
 Ranges = dict[str, dict[str, NDArray[np.float32]]]
@@ -27,16 +26,15 @@ def apply(materials: Materials, before: Artifact, config: TfliteInt8Config) -> A
     """
     quantizer = need("ai_edge_quantizer.quantizer")
     recipe = need("ai_edge_quantizer.recipe").static_wi8_ai8()
-    record = materials.source.record
-    samples = spread(materials.calibration, config.calibration_samples)
+    samples = materials.calibration.spread(config.calibration_samples).feeds[materials.inputs[0].name]
     try:
-        ranges = measure_ranges(before.data, samples, record.input.name)
+        ranges = measure_ranges(before.data, samples, materials.inputs[0].name)
         with quietly(progress_bars=True):
             result = quantizer.Quantizer(bytearray(before.data), recipe).quantize(
                 ranges, enable_progress_bar=False, enable_progress_report=False
             )
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise PassError(f"{record.model} cannot be quantized to int8: {error}") from error
+        raise PassError(f"{materials.model} cannot be quantized to int8: {error}") from error
     data = bytes(result.quantized_model or b"")
     if data[4:8] != MAGIC:
         raise PassError("ai-edge-quantizer gave something that is not a TFLite file")

@@ -1,13 +1,13 @@
-"""The settings of each pass: frozen values that can be compared, hashed and reported."""
+"""The passes that make ONNX files, and their settings."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-CalibrationSamples = Annotated[int, Meta(ge=1, le=100_000)]
+from edgewise_converter.passes.entry import CalibrationSamples, PassEntry
 
 
 class OnnxExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,14 +36,8 @@ class OnnxInt8Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     calibration_batch: Annotated[int, Meta(ge=1, le=4096)] = 64
 
 
-class TfliteExportConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """PyTorch to TFLite, float32, batch 1."""
-
-
-class TfliteInt8Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """TFLite float32 to full int8, weights per channel, inputs and outputs int8 too."""
-
-    calibration_samples: CalibrationSamples = 512
-
-
-PassConfig = OnnxExportConfig | OnnxFloat16Config | OnnxInt8Config | TfliteExportConfig | TfliteInt8Config
+ENTRIES: Final = (
+    PassEntry("onnx_export", "export to ONNX", None, "onnx", "float32", OnnxExportConfig, ("torch", "onnxscript")),
+    PassEntry("onnx_float16", "ONNX to half precision", "onnx", "onnx", "float16", OnnxFloat16Config, ("onnxruntime",)),
+    PassEntry("onnx_int8", "ONNX to static int8", "onnx", "onnx", "int8", OnnxInt8Config, ("onnxruntime",)),
+)
