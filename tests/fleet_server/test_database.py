@@ -6,6 +6,7 @@ on which databases may be made, or where its programs are installed.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -218,6 +219,7 @@ def test_concurrent_enrolments_spend_a_token_once(opened):
         assert len(session.exec(select(Device)).all()) == 1
 
 
+@pytest.mark.skipif(os.environ.get("EDGEWISE_TEST_DATABASE") == "postgresql", reason="about SQLite")
 def test_the_state_folder_holds_the_sqlite_database_with_a_write_ahead_log(kit, tmp_path):
     context = kit.make_state(tmp_path / "state")
     with context.database.engine.connect() as connection:

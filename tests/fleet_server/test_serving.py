@@ -94,7 +94,8 @@ def test_a_certificate_needs_the_ceremony_names_and_a_bounded_life(tmp_path, kit
         make_certificate(installed, ["a"], tmp_path / "file", 1)
 
 
-def test_the_api_is_served_by_tls_with_a_certificate_of_the_fleet(tmp_path, installed, capsys):
+def test_the_api_is_served_by_tls_with_a_certificate_of_the_fleet(tmp_path, installed, capsys, monkeypatch):
+    monkeypatch.setenv("EDGEWISE_SERVER_DATABASE_URL", installed.database_url)
     out = tmp_path / "tls"
     arguments = ["certificate", "--state", str(installed.state), "--host", "localhost", "--host", "127.0.0.1"]
     assert main([*arguments, "--out", str(out)]) == 0

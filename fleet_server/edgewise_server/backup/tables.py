@@ -48,12 +48,12 @@ def dump(connection: Connection, source: Table, out: BinaryIO) -> TableEntry:
     """Write a table's rows in the order of its primary key."""
     columns = tuple(Column(str(found.name), kind_of(found)) for found in source.columns)
     statement = select(source).order_by(*source.primary_key.columns)
-    found = connection.execution_options(yield_per=BATCH_ROWS).execute(statement)
     rows = 0
-    for row in found:
-        values = [_written(value) for value in row]
-        out.write(msgspec.json.encode(values) + b"\n")
-        rows += 1
+    with connection.execution_options(yield_per=BATCH_ROWS).execute(statement) as found:
+        for row in found:
+            values = [_written(value) for value in row]
+            out.write(msgspec.json.encode(values) + b"\n")
+            rows += 1
     return TableEntry(str(source.name), columns, rows)
 
 

@@ -101,12 +101,14 @@ def page(
         else:
             statement = statement.where(col(Device.id).in_(_members(group)))
     chosen: list[Device] = []
-    for device in session.exec(statement.execution_options(yield_per=500)):
-        if tests and not all(test(facts_for_query(device)) for test in tests):
-            continue
-        if len(chosen) == limit:
-            return chosen, chosen[-1].id
-        chosen.append(device)
+    # Left before its end, PostgreSQL's cursor stays open until it is closed.
+    with session.exec(statement.execution_options(yield_per=500)) as devices:
+        for device in devices:
+            if tests and not all(test(facts_for_query(device)) for test in tests):
+                continue
+            if len(chosen) == limit:
+                return chosen, chosen[-1].id
+            chosen.append(device)
     return chosen, None
 
 
