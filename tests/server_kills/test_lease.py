@@ -76,6 +76,8 @@ class Orchestrators:
     def end(self) -> None:
         for process in self._running:
             process.send_signal(signal.SIGCONT)
+            # One that still imports would be ended by the signal before it can end in order.
+            self.wait_for("it can be told to end", lambda process=process: catches(process, signal.SIGTERM))
             process.terminate()
         for process in self._running:
             assert process.wait(60) == 0, self.logs()
@@ -84,6 +86,15 @@ class Orchestrators:
 def is_stopped(process: subprocess.Popen[bytes]) -> bool:
     """Whether the process is stopped by a signal: `T` in /proc."""
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def catches(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether the process has a handler for a signal (proc(5), `SigCgt`), or is gone."""
+    if process.poll() is not None:
+        return True
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 @pytest.fixture
