@@ -61,7 +61,7 @@ def test_a_server_that_is_killed_in_a_rollout_carries_it_on(fleet: Any, bundles:
         assert _told(fleet, device.name, "pump", 2).count("committed") == 1
 
 
-@pytest.mark.parametrize("moment", ["downloading", "self_test", "probation"])
+@pytest.mark.parametrize("moment", ["downloading", pytest.param("self_test", marks=pytest.mark.slow), "probation"])
 def test_an_agent_that_is_killed_ends_with_the_right_version(fleet: Any, bundles: Any, moment: str) -> None:
     device, model = fleet.device("attic"), f"dies-{moment.replace('_', '-')}"
     made = fleet.publish(model, 1, 2, padding=32 * MIB if moment == "downloading" else 0)

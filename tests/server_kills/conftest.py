@@ -42,7 +42,7 @@ def cluster(tools: SimpleNamespace) -> Iterator[Any]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
     """Makes an empty database of either kind; its URL."""
     if request.param == "postgresql":
