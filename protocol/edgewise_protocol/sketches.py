@@ -109,7 +109,8 @@ def sketch_categorical(classes: NDArray[np.integer[Any]], number: int) -> Featur
     """Count a 1-D array of class indices in [0, number)."""
     classes = np.asarray(classes).reshape(-1)
     inside = classes[(classes >= 0) & (classes < number)]
-    counts = np.bincount(inside.astype(np.int64), minlength=number)
+    # bincount takes the platform's index type alone: 32 bits on 32-bit ARM.
+    counts = np.bincount(inside.astype(np.intp), minlength=number)
     return FeatureSketch(
         kind="categorical", counts=tuple(int(c) for c in counts), not_finite=int(classes.size - inside.size)
     )

@@ -6,10 +6,20 @@ import pytest
 from edgewise_profiles import catalogue, listing
 from edgewise_profiles.errors import UnknownProfileError
 
-EXPECTED = ("raspberry-pi-4-64", "raspberry-pi-5", "raspberry-pi-zero-2-w", "x86-64", "x86-64-vnni")
+EXPECTED = (
+    "mps2-an386",
+    "mps3-an547",
+    "raspberry-pi-32",
+    "raspberry-pi-4-64",
+    "raspberry-pi-5",
+    "raspberry-pi-zero-2-w",
+    "visionfive-2",
+    "x86-64",
+    "x86-64-vnni",
+)
 
 
-def test_the_catalogue_holds_the_five_boards() -> None:
+def test_the_catalogue_holds_every_board() -> None:
     assert catalogue.names() == EXPECTED
     assert tuple(p.id for p in catalogue.load_all()) == EXPECTED
 
@@ -17,9 +27,13 @@ def test_the_catalogue_holds_the_five_boards() -> None:
 @pytest.mark.parametrize(
     ("name", "compatible", "features", "absent", "default"),
     [
+        ("mps2-an386", None, set(), {"neon"}, "c99-int8"),
+        ("mps3-an547", None, set(), {"neon"}, "c99-int8"),
+        ("raspberry-pi-32", "raspberrypi,2-model-b", {"neon", "vfpv4"}, {"asimd"}, "tflite-int8"),
         ("raspberry-pi-4-64", "raspberrypi,4-model-b", {"asimd", "crc32"}, {"asimddp", "aes"}, "tflite-int8"),
         ("raspberry-pi-5", "raspberrypi,5-model-b", {"asimddp", "asimdhp", "atomics"}, {"sve"}, "onnx-float16"),
         ("raspberry-pi-zero-2-w", "raspberrypi,model-zero-2-w", {"asimd"}, {"asimddp", "aes"}, "tflite-int8"),
+        ("visionfive-2", "starfive,visionfive-2-v1.3b", set(), {"asimd"}, "vmfb-float32"),
         ("x86-64", None, {"sse4_2", "popcnt"}, {"avx2"}, "onnx-float32"),
         ("x86-64-vnni", None, {"avx2", "fma"}, {"avx512f"}, "onnx-int8"),
     ],
@@ -51,3 +65,12 @@ def test_a_row_has_a_cell_for_each_heading_and_tells_the_default_first() -> None
         assert len(row) == len(listing.HEADER)
         assert row[0] == profile.id
         assert row[4].startswith(f"{profile.targets[0].format}-{profile.targets[0].precision}")
+
+
+def test_microcontrollers_have_memory_in_kib_and_no_system() -> None:
+    for name, core in (("mps2-an386", "cortex-m4"), ("mps3-an547", "cortex-m55")):
+        profile = catalogue.load(name)
+        assert profile.mcu is not None and profile.mcu.core == core
+        assert (profile.os.name, profile.wheel_tags, profile.emulation) == ("none", (), None)
+        row = listing.row(profile)
+        assert "256 KiB" in row[3] and "stack" in row[5]

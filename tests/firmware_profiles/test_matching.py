@@ -14,6 +14,7 @@ VNNI = catalogue.load("x86-64-vnni").cpu.features
 V2 = catalogue.load("x86-64").cpu.features
 PI5 = catalogue.load("raspberry-pi-5").cpu.features
 PI4 = catalogue.load("raspberry-pi-4-64").cpu.features
+PI32 = (*catalogue.load("raspberry-pi-32").cpu.features, "evtstrm")
 
 
 def device(machine: str = "x86_64", compatible: tuple[str, ...] = (), features: tuple[str, ...] = (), **more: object):
@@ -30,6 +31,8 @@ def device(machine: str = "x86_64", compatible: tuple[str, ...] = (), features: 
         (device("aarch64", ("raspberrypi,5-model-b", "brcm,bcm2712"), PI5), "raspberry-pi-5"),
         (device("aarch64", ("raspberrypi,4-model-b", "brcm,bcm2711"), PI4, memory_mib=906), "raspberry-pi-4-64"),
         (device("aarch64", ("raspberrypi,model-zero-2-w",), PI4, memory_mib=416), "raspberry-pi-zero-2-w"),
+        (device("armv7l", ("raspberrypi,4-model-b", "brcm,bcm2711"), PI32, memory_mib=906), "raspberry-pi-32"),
+        (device("armv7l", ("raspberrypi,2-model-b", "brcm,bcm2836"), PI32, memory_mib=920), "raspberry-pi-32"),
         (device(compatible=("raspberry-pi-5",), simulated=True), "raspberry-pi-5"),
         (device(compatible=("x86-64",), features=(*VNNI, "avx_vnni")), "x86-64"),
     ],

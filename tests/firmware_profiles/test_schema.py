@@ -59,7 +59,7 @@ def test_an_unknown_key_in_any_table_is_refused_and_named(data: st.DataObject) -
 def test_a_missing_table_is_refused(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(BOARDS)))
     raw = copy.deepcopy(BOARDS[name])
-    gone = data.draw(st.sampled_from(sorted(set(raw) - {"compatible"})))
+    gone = data.draw(st.sampled_from(sorted(set(raw) - {"compatible", "emulation", "mcu"})))
     del raw[gone]
     with pytest.raises(ProfileSchemaError, match=gone):
         parse(rewritten(raw), name)
@@ -140,8 +140,8 @@ def test_targets_are_found_by_precision_by_form_and_by_default(name: str) -> Non
     for target in profile.targets:
         assert profile.target(f"{target.format}-{target.precision}") == target
         assert profile.target(target.precision).precision == target.precision
-    with pytest.raises(NoTargetError, match="int4"):
-        profile.target("int4")
+    with pytest.raises(NoTargetError, match="int16x8"):
+        profile.target("int16x8")
 
 
 def test_reduced_range_goes_with_the_lack_of_dot_products() -> None:
@@ -156,3 +156,59 @@ def test_check_finds_nothing_in_the_catalogue_and_something_in_a_broken_profile(
     assert check(profile) == ()
     broken = msgspec.structs.replace(profile, memory_mib=100)
     assert len(check(broken)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"midr": None}, "emulation.midr"),
+        ({"midr": "0x41"}, "midr"),
+        ({"qemu": "cortex-a72 -semihosting"}, "qemu"),
+        ({"suite": "sid"}, "suite"),
+        ({"packages": ["--add"]}, "packages"),
+        ({"cpu": "x"}, "cpu"),
+    ],
+)
+def test_emulation_is_checked(change: dict[str, Any], said: str) -> None:
+    raw = copy.deepcopy(BOARDS["raspberry-pi-4-64"])
+    raw["emulation"] = {k: v for k, v in {**raw["emulation"], **change}.items() if v is not None}
+    with pytest.raises(ProfileSchemaError, match=said):
+        parse(rewritten(raw), "raspberry-pi-4-64")
+
+
+def test_emulation_on_x86_has_no_register_of_arm() -> None:
+    raw = copy.deepcopy(BOARDS["x86-64"])
+    raw["emulation"]["midr"] = "0x410fd083"
+    with pytest.raises(ProfileSchemaError, match=r"emulation\.midr"):
+        parse(rewritten(raw), "x86-64")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("mcu", "core"), "cortex-a72", "mcu.core"),
+        (("mcu", "flags"), ["-mthumb"], "mcu.flags"),
+        (("mcu", "flags"), ["-mcpu=cortex-m4", "-o/etc/passwd"], "mcu.flags"),
+        (("mcu", "flash_kib"), 8192, "mcu.flash_kib"),
+        (("mcu", "stack_kib"), 256, "mcu.stack_kib"),
+        (("mcu", "emulator"), "x -serial none", "emulator"),
+        (("memory_mib",), 64, "no system"),
+        (("os", "name"), "linux", "no system"),
+        (("targets", 0, "engine"), "litert", "c99 alone"),
+    ],
+)
+def test_a_contradiction_of_a_microcontroller_is_named(place: tuple[Any, ...], value: Any, named: str) -> None:
+    raw = copy.deepcopy(BOARDS["mps2-an386"])
+    table: Any = raw
+    for key in place[:-1]:
+        table = table[key]
+    table[place[-1]] = value
+    with pytest.raises(ProfileSchemaError, match=named.replace(".", r"\.")):
+        parse(rewritten(raw), "mps2-an386")
+
+
+def test_a_board_with_a_system_names_it() -> None:
+    raw = copy.deepcopy(BOARDS["x86-64"])
+    raw["wheel_tags"] = []
+    with pytest.raises(ProfileSchemaError, match="wheel_tags"):
+        parse(rewritten(raw), "x86-64")
