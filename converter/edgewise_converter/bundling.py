@@ -1,15 +1,31 @@
-"""From a finished form to the bundle's manifest and files. Pure: equal inputs give equal bytes."""
+"""From a judged form to the bundle's manifest and files. Pure: equal inputs give equal bytes.
+
+What a training run and a finished file have in common stands here; `Ready` is what both become.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from edgewise_profiles.schema import Profile, Target
+import msgspec
+from edgewise_profiles.schema import Format, Profile, Target
 from edgewise_protocol.bundle import file_entry
-from edgewise_protocol.manifest import SPEC_VERSION, Budget, Manifest, Requirements
+from edgewise_protocol.manifest import (
+    SPEC_VERSION,
+    Budget,
+    Golden,
+    Manifest,
+    Numerics,
+    Requirements,
+    StatePair,
+    TensorSpec,
+)
 
 from edgewise_converter import provenance
+from edgewise_converter.evidence import numerics_of
 from edgewise_converter.golden import GOLDEN_FILE
+from edgewise_converter.hardware import Host
 from edgewise_converter.run_directory import Run
 from edgewise_converter.workshop import Finished
 
@@ -24,50 +40,76 @@ class Contents(NamedTuple):
     files: dict[str, bytes]
 
 
-def assemble(run: Run, profile: Profile, target: Target, finished: Finished, version: int) -> Contents:
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A model in a form, with everything that a bundle says of it."""
+
+    model: str
+    task: str
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    data: bytes
+    format: Format
+    golden: bytes
+    golden_rule: Golden
+    baseline: bytes
+    """Empty where drift is not watched."""
+    lineage: dict[str, str]
+    metrics: dict[str, float]
+    """Measured on held-out data; nothing that depends on a host's speed."""
+    samples: int
+    kind: str = "inference"
+    """What the provenance calls it."""
+    state: tuple[StatePair, ...] = ()
+    numerics: Numerics | None = None
+    engine_min: str = ""
+    """Where the file needs a newer engine than the profile does."""
+    engine_below: str = ""
+    """Where the file is not read by all engines that the profile allows."""
+    more: dict[str, object] = field(default_factory=dict)
+    """What else the provenance says: how it was made."""
+
+
+def assemble(ready: Ready, profile: Profile, target: Target, version: int) -> Contents:
     """An inference bundle.
 
     Args:
-        run: where the model comes from.
+        ready: the model in its form, judged.
         profile: what it is for.
         target: the form, one of the profile's.
-        finished: the model in that form, measured.
         version: of the model.
     """
-    record = run.record
-    model_file = f"model.{target.format}"
-    lineage = lineage_of(run) | {"profile_sha256": profile.sha256}
-    metrics = metrics_of(finished)
-    files = {
-        model_file: finished.artifact.data,
-        GOLDEN_FILE: finished.golden,
-        BASELINE_FILE: finished.baseline,
-        provenance.PROVENANCE_FILE: provenance.statement(
-            {model_file: finished.artifact.data},
-            {
-                **lineage,
-                "kind": "inference",
-                "model": record.model,
-                "version": version,
-                "profile": profile.id,
-                "precision": target.precision,
-                "measured": {**metrics, "samples": finished.quality.samples},
-            },
-        ),
+    model_file = f"model.{ready.format}"
+    lineage = ready.lineage | {"profile_sha256": profile.sha256}
+    predicate = {
+        **lineage,
+        "kind": ready.kind,
+        "model": ready.model,
+        "version": version,
+        "profile": profile.id,
+        "precision": target.precision,
+        "measured": {**ready.metrics, "samples": ready.samples},
+        **ready.more,
     }
+    files = {
+        model_file: ready.data,
+        GOLDEN_FILE: ready.golden,
+        provenance.PROVENANCE_FILE: provenance.statement({model_file: ready.data}, predicate),
+    } | ({BASELINE_FILE: ready.baseline} if ready.baseline else {})
     manifest = Manifest(
         spec_version=SPEC_VERSION,
         kind="inference",
-        model=record.model,
+        model=ready.model,
         version=version,
         profile=profile.id,
-        requires=requirements(profile, target),
+        requires=requirements(profile, target, ready.engine_min, ready.engine_below),
         files=tuple(file_entry(name, data) for name, data in sorted(files.items())),
-        task=record.task,
-        labels=record.labels,
-        inputs=(record.input,),
-        outputs=(record.output,),
-        format=target.format,
+        task=ready.task,  # type: ignore[arg-type]  # decoded again, and so checked, when the bundle is written
+        labels=ready.labels,
+        inputs=ready.inputs,
+        outputs=ready.outputs,
+        format=ready.format,
         precision=target.precision,
         model_file=model_file,
         budget=Budget(
@@ -75,28 +117,56 @@ def assemble(run: Run, profile: Profile, target: Target, finished: Finished, ver
             latency_ms=profile.budget.latency_ms,
             memory_mib=profile.budget.memory_mib,
         ),
-        golden=finished.golden_rule,
-        baseline_file=BASELINE_FILE,
+        golden=ready.golden_rule,
+        numerics=ready.numerics,
+        state=ready.state,
+        baseline_file=BASELINE_FILE if ready.baseline else "",
         provenance_file=provenance.PROVENANCE_FILE,
         lineage=lineage,
-        metrics=metrics,
+        metrics=ready.metrics,
     )
     return Contents(manifest, files)
 
 
-def requirements(profile: Profile, target: Target) -> Requirements:
-    """What a device must have for this form, from the profile."""
+def of_run(run: Run, finished: Finished, profile: Profile, host: Host) -> Ready:
+    """A run's model in a form that the workshop finished."""
+    record = run.record
+    return Ready(
+        model=record.model,
+        task=record.task,
+        labels=record.labels,
+        inputs=(record.input,),
+        outputs=(record.output,),
+        data=finished.artifact.data,
+        format=finished.artifact.format,
+        golden=finished.golden,
+        golden_rule=finished.golden_rule,
+        baseline=finished.baseline,
+        lineage=lineage_of(run),
+        metrics=metrics_of(finished),
+        samples=finished.quality.samples,
+        numerics=numerics_of(finished.artifact, profile, host, finished.engine_version),
+    )
+
+
+def requirements(profile: Profile, target: Target, engine_min: str = "", engine_below: str = "") -> Requirements:
+    """What a device must have for this form, from the profile; a file may narrow the engine's range."""
     engine = profile.engine(target.engine)
     return Requirements(
         engine=engine.name,
-        engine_min=engine.min,
-        engine_below=engine.below,
+        engine_min=max(engine.min, engine_min, key=_numbers) if engine_min else engine.min,
+        engine_below=min(engine.below, engine_below, key=_numbers) if engine_below else engine.below,
         compatible=profile.all_compatible,
         machine=profile.machine,
         cpu_features=profile.cpu.features,
         cpu_any_of=profile.cpu.any_of,
         memory_mib=profile.budget.memory_mib,
     )
+
+
+def with_numerics(contents: Contents, numerics: Numerics) -> Contents:
+    """The same bundle, with what its numbers were seen to hold for."""
+    return contents._replace(manifest=msgspec.structs.replace(contents.manifest, numerics=numerics))
 
 
 def lineage_of(run: Run) -> dict[str, str]:
@@ -123,3 +193,7 @@ def metrics_of(finished: Finished) -> dict[str, float]:
         "rms_error": float(f"{quality.rms_error:.4g}"),
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -13,7 +13,7 @@ from edgewise_profiles.schema import Profile, Target
 from edgewise_protocol.bundle import SUFFIX
 
 from edgewise_converter.budget import judge, passes
-from edgewise_converter.bundling import assemble
+from edgewise_converter.bundling import assemble, of_run
 from edgewise_converter.errors import BudgetError, ConverterError
 from edgewise_converter.files import make_folder, remove, write_atomically
 from edgewise_converter.hardware import is_profiles_hardware, read_host
@@ -150,7 +150,7 @@ def _convert_one(
         return report
     progress("writing the bundle", 0.95)
     start = time.perf_counter()
-    contents = assemble(workshop.run, profile, target, finished, version)
+    contents = assemble(of_run(workshop.run, finished, profile, host), profile, target, version)
     digest, size = write_proven(bundle_file, contents)
     seconds = finished.seconds | {"bundle": round(time.perf_counter() - start, 3)}
     report = msgspec.structs.replace(report, path=str(bundle_file), sha256=digest, size_bytes=size, seconds=seconds)

@@ -69,6 +69,18 @@ class SampleError(ConverterError):
     code = "sample"
 
 
+class MetricError(ConverterError):
+    """A metric is unknown, or labels or outputs are not of the kind that it needs."""
+
+    code = "metric"
+
+
+class ScoresError(MetricError):
+    """A file of scores cannot be read, or is not one."""
+
+    code = "metric-scores"
+
+
 class EngineError(ConverterError):
     """An inference engine refuses the converted model, or fails on it."""
 
@@ -97,3 +109,39 @@ class BudgetError(ConverterError):
     def report(self) -> BundleReport:
         """The first report that did not pass."""
         return next(r for r in self.reports if not r.passed)
+
+
+class ProofError(ConverterError):
+    """The golden inputs could not be run on the target's instruction set."""
+
+    code = "proof"
+
+
+class NoEmulationError(ProofError):
+    """No emulator has what the profile's processor has, or the host cannot run the bundle's engine."""
+
+    code = "proof-no-emulation"
+
+
+class NotPreparedError(ProofError):
+    """The profile's sysroot has not been built on this machine."""
+
+    code = "proof-not-prepared"
+
+
+class ProofToolsError(ProofError):
+    """A program that builds or runs sysroots is not installed, or may not be run by this user."""
+
+    code = "proof-tools"
+
+
+class SysrootError(ProofError):
+    """A sysroot cannot be built, or has been damaged."""
+
+    code = "proof-sysroot"
+
+
+class ProofMissingError(ProofError):
+    """A bundle must be proven before it is written, and was not: it failed, or could not be run."""
+
+    code = "proof-missing"

@@ -39,6 +39,11 @@ def read_host() -> Host:
     )
 
 
+def is_instruction_set(profile: Profile, host: Host) -> bool:
+    """Whether what runs on `host` runs on the profile's instruction set, with every feature that it names."""
+    return not hardware_misfits(profile, host.machine, host.cpu_features)
+
+
 def is_profiles_hardware(profile: Profile, host: Host) -> bool:
     """Whether a latency measured on `host` says something of the profile's devices.
 

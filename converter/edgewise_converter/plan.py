@@ -20,11 +20,19 @@ CHAINS: Final[dict[tuple[Format, Precision], tuple[str, ...]]] = {
 }
 
 
+def has_fixed_chain(profile: Profile) -> bool:
+    """Whether the profile's default form is made from a run without a search; compiled forms are not."""
+    target = profile.targets[0]
+    return (target.format, target.precision) in CHAINS
+
+
 class Step(NamedTuple):
     """One pass with its settings. Equal steps on equal sources give equal artifacts."""
 
     name: str
     config: PassConfig
+    optional: bool = False
+    """Whether it is left out where it would change nothing, or fails."""
 
 
 def plan(profile: Profile, target: Target) -> tuple[Step, ...]:
@@ -41,7 +49,7 @@ def plan(profile: Profile, target: Target) -> tuple[Step, ...]:
 
 def _configure(name: str, profile: Profile) -> PassConfig:
     if name == "onnx_export":
-        return OnnxExportConfig(opset=profile.engine("onnxruntime").opset)
+        return OnnxExportConfig(opset=profile.opset)
     if name == "onnx_int8":
         return OnnxInt8Config(
             reduce_range=profile.numerics.reduce_range,

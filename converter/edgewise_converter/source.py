@@ -7,40 +7,61 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from edgewise_protocol.manifest import TensorSpec
 from numpy.typing import NDArray
 
 from edgewise_converter.errors import RunError
 from edgewise_converter.libraries import need, quietly
+from edgewise_converter.requests import Requests, Tensors
 from edgewise_converter.run_directory import Run
-from edgewise_converter.run_record import MODEL_FILE, RunRecord
+from edgewise_converter.run_record import MODEL_FILE
 
 _BATCH: Final = 256
+FOREIGN: Final = (RuntimeError, AssertionError, TypeError, AttributeError, ValueError, IndexError, KeyError)
+"""What a torch program raises on inputs that it does not take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An exported program with one input and one output, float32, free batch size."""
+    """An exported program with named tensors."""
 
     program: Any
     """`torch.export.ExportedProgram`."""
     module: Any
     """Its callable `torch.nn.Module`, in evaluation mode."""
-    record: RunRecord
+    inputs: tuple[TensorSpec, ...]
+    """In the order of its arguments, as a client sees them: the batch, where there is one, is -1."""
+    outputs: tuple[TensorSpec, ...]
+    batch: int | None = -1
+    """What the program takes at once: -1 for any number, None where its tensors have no batch in common."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one input without the batch."""
-        return self.record.input.shape[1:]
+        """Shape of the first input without the batch."""
+        return self.inputs[0].shape[1:]
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs for `x`, float32 (N, ...), in batches, without gradients."""
+        """First output for the first input `x`, float32 (N, ...), in batches, without gradients."""
+        found = self.answer(Requests({self.inputs[0].name: x}))
+        return found[self.outputs[0].name]
+
+    def call(self, feeds: Tensors) -> Tensors:
+        """Answer what the program takes at once."""
         torch = need("torch")
-        found = []
         with torch.no_grad(), quietly():
-            for start in range(0, len(x), _BATCH):
-                batch = torch.from_numpy(np.ascontiguousarray(x[start : start + _BATCH]))
-                found.append(self.module(batch).numpy())
-        return np.concatenate(found)
+            found = self.module(*(torch.from_numpy(np.ascontiguousarray(feeds[spec.name])) for spec in self.inputs))
+        flat, _ = torch.utils._pytree.tree_flatten(found)
+        return {spec.name: value.detach().numpy() for spec, value in zip(self.outputs, flat, strict=True)}
+
+    def answer(self, requests: Requests) -> Tensors:
+        """Outputs (N, ...) for requests, in batches where the program takes any number."""
+        if self.batch == -1 and requests.batched:
+            groups = [range(i, min(i + _BATCH, len(requests))) for i in range(0, len(requests), _BATCH)]
+            answers = [self.call(requests.take(np.asarray(group)).feeds) for group in groups]
+            return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+        answers = [self.call(feeds) for feeds in requests.each()]
+        join = np.concatenate if requests.batched else np.stack
+        return {name: join([a[name] for a in answers]) for name in answers[0]}
 
 
 def load_source(run: Run) -> Source:
@@ -64,20 +85,25 @@ def load_source(run: Run) -> Source:
             f"{MODEL_FILE} has {len(signature.user_inputs)} inputs and {len(signature.user_outputs)} outputs; "
             "one of each is needed"
         )
-    for part in module.modules():
-        part.training = False  # an exported module refuses eval(); it was exported in that mode
-    source = Source(program, module, run.record)
+    evaluating(module)
+    source = Source(program, module, (run.record.input,), (run.record.output,))
     _probe(source)
     return source
 
 
+def evaluating(module: Any) -> None:
+    """Mark a module as one that is not trained; an exported one refuses `eval()`, and was exported in that mode."""
+    for part in module.modules():
+        part.training = False
+
+
 def _probe(source: Source) -> None:
     """Run batches of one and two: the batch must be free, the output as recorded."""
-    wanted = source.record.output.shape[1:]
+    wanted = source.outputs[0].shape[1:]
     for batch in (1, 2):
         try:
             found = source.infer(np.zeros((batch, *source.sample_shape), np.float32))
-        except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
+        except FOREIGN as error:
             raise RunError(f"{MODEL_FILE} does not run on a batch of {batch}: {error}") from error
         if found.dtype != np.float32 or found.shape != (batch, *wanted):
             raise RunError(f"{MODEL_FILE} gives {found.dtype} {list(found.shape)}; the record says {[batch, *wanted]}")

@@ -124,7 +124,8 @@ class Workshop:
 
     def _measure(self, artifact: Artifact, seconds: dict[str, float]) -> Finished:
         record = self.run.record
-        runner = open_model(artifact.data, artifact.format)
+        here = artifact.stand_in or artifact
+        runner = open_model(here.data, here.format)
         x = self.heldout.x
         outputs = runner.infer(x)
         if outputs.shape != self.source_outputs.shape:

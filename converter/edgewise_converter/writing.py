@@ -12,9 +12,10 @@ from edgewise_protocol.golden import compare
 
 from edgewise_converter import golden
 from edgewise_converter.bundling import Contents
-from edgewise_converter.engines.opening import open_named
+from edgewise_converter.engines.opening import open_artifact
 from edgewise_converter.errors import EngineError, WriteError
 from edgewise_converter.files import write_atomically
+from edgewise_converter.passes.artifact import Artifact
 
 
 def write_proven(path: Path, contents: Contents) -> tuple[str, int]:
@@ -39,8 +40,12 @@ def write_proven(path: Path, contents: Contents) -> tuple[str, int]:
     return digest, size
 
 
-def check_bundle(source: BinaryIO) -> None:
+def check_bundle(source: BinaryIO, artifact: Artifact | None = None) -> None:
     """Open a bundle as a device does, check every digest, and run golden inputs afresh if it has any.
+
+    Args:
+        source: the bundle.
+        artifact: its model, where a file does not name its tensors, or another stands in for it on this host.
 
     Raises:
         BundleError, MalformedError: it is damaged.
@@ -51,8 +56,12 @@ def check_bundle(source: BinaryIO) -> None:
     if manifest.golden is None:
         return
     inputs, wanted = golden.decode(reader.read(manifest.golden.file))
+    if artifact is not None and artifact.data != reader.read(manifest.model_file):
+        raise EngineError("the bundle holds another model file than was put into it")
     integers = frozenset(spec.name for spec in manifest.inputs if spec.dtype not in ("FP16", "FP32", "FP64"))
-    found = open_named(reader.read(manifest.model_file), manifest.format, integers).infer(inputs)
+    if artifact is None:
+        artifact = Artifact(reader.read(manifest.model_file), manifest.format, "float32")
+    found = open_artifact(artifact, integers).infer(inputs)
     again = compare(manifest.golden, wanted, found)
     if not again.passed:
         raise EngineError(

@@ -17,6 +17,8 @@ from ai_edge_litert.interpreter import Interpreter
 from edgewise_converter.api import convert_run
 from edgewise_converter.convert import convert, convert_many
 from edgewise_converter.errors import BudgetError, ConverterError, EngineError, RunError
+from edgewise_converter.hardware import read_host
+from edgewise_converter.plan import has_fixed_chain
 from edgewise_converter.report import TABLE_HEADER
 from edgewise_profiles import catalogue
 from edgewise_profiles.errors import NoTargetError, UnknownProfileError
@@ -28,7 +30,7 @@ from edgewise_protocol.manifest import Manifest
 from edgewise_protocol.sketches import decode_baseline, load_kll
 from safetensors.numpy import load
 
-NAMES = catalogue.names()
+NAMES = tuple(profile.id for profile in catalogue.load_all() if has_fixed_chain(profile))
 
 
 def with_budget(profile: Profile, **changes: Any) -> Profile:
@@ -214,7 +216,7 @@ def test_the_bundle_fits_its_board_and_no_other(converted: Any) -> None:
                 compatible=board.all_compatible,
                 cpu_features=board.cpu.features + board.cpu.any_of[1:],
                 memory_mib=board.memory_mib,
-                engines={"onnxruntime": "1.32.0", "litert": "2.3.0"},
+                engines={"onnxruntime": "1.32.0", "litert": "2.3.0", "tflite-runtime": "2.14.0"},
             )
             assert bool(fits(facts, manifest)) == (name != other), (name, other)
     lacking = msgspec.structs.replace(facts, cpu_features=catalogue.load("x86-64-vnni").cpu.features)
@@ -291,7 +293,7 @@ def test_arguments_that_make_no_sense_are_refused_before_any_work(
 
 def test_a_bundle_that_does_not_repeat_its_golden_outputs_is_not_written(workshop: Any, tmp_path: Path) -> None:
     from edgewise_converter import golden
-    from edgewise_converter.bundling import assemble
+    from edgewise_converter.bundling import assemble, of_run
     from edgewise_converter.plan import plan
     from edgewise_converter.writing import write_proven
 
@@ -301,21 +303,22 @@ def test_a_bundle_that_does_not_repeat_its_golden_outputs_is_not_written(worksho
     inputs, outputs = golden.decode(finished.golden)
     wrong = replace(finished, golden=golden.encode_named(inputs, {"logits": outputs["logits"] + 1}))
     with pytest.raises(EngineError, match="golden"):
-        write_proven(tmp_path / "bad.ewb", assemble(workshop.run, profile, target, wrong, 1))
+        write_proven(
+            tmp_path / "bad.ewb", assemble(of_run(workshop.run, wrong, profile, read_host()), profile, target, 1)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_that_would_not_open_is_not_written(digits_run: Path, workshop: Any, tmp_path: Path) -> None:
-    from edgewise_converter.bundling import assemble
+    from edgewise_converter.bundling import assemble, of_run
     from edgewise_converter.errors import WriteError
     from edgewise_converter.plan import plan
     from edgewise_converter.writing import write_proven
 
     profile = catalogue.load("x86-64")
     target = profile.targets[0]
-    contents = assemble(
-        workshop.run, profile, target, workshop.finish(plan(profile, target), lambda stage, share: None), 1
-    )
+    finished = workshop.finish(plan(profile, target), lambda stage, share: None)
+    contents = assemble(of_run(workshop.run, finished, profile, read_host()), profile, target, 1)
     huge = msgspec.structs.replace(contents.manifest, labels=tuple(f"label {i:0100}" for i in range(9_000)))
     with pytest.raises(WriteError, match=r"x\.ewb would not be a bundle that opens"):
         write_proven(tmp_path / "x.ewb", contents._replace(manifest=huge))

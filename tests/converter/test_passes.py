@@ -58,10 +58,10 @@ def test_the_registry_lists_and_plans_without_loading_any_heavy_library() -> Non
     code = (
         "import sys, edgewise_converter.api\n"
         "from edgewise_converter.passes.registry import PASSES\n"
-        "from edgewise_converter.plan import plan\n"
+        "from edgewise_converter.plan import CHAINS, plan\n"
         "from edgewise_profiles import catalogue\n"
         "assert len(PASSES) >= 5\n"
-        "[plan(p, t) for p in catalogue.load_all() for t in p.targets]\n"
+        "[plan(p, t) for p in catalogue.load_all() for t in p.targets if (t.format, t.precision) in CHAINS]\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'litert_torch', 'ai_edge_litert', 'ai_edge_quantizer'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -100,9 +100,13 @@ def test_foreign_libraries_are_quiet_only_while_they_are_called(caplog: pytest.L
         warnings.warn("loud", UserWarning, stacklevel=1)
 
 
-def test_every_target_of_every_profile_has_a_plan_that_ends_in_it() -> None:
+def test_every_profiles_default_has_a_plan_or_needs_a_search() -> None:
     for profile in catalogue.load_all():
         for target in profile.targets:
+            if (target.format, target.precision) not in CHAINS:
+                with pytest.raises(PassError, match="without a search"):
+                    plan(profile, target)
+                continue
             steps = plan(profile, target)
             last = PASSES[steps[-1].name]
             assert (last.makes, last.precision) == (target.format, target.precision)
@@ -135,8 +139,8 @@ def test_reduced_range_keeps_weights_to_seven_bits_and_scales_are_per_channel(
     assert len(weights) == 3
     for array in weights.values():
         assert least <= np.abs(array.astype(int)).max() <= most
-    channels = {a.size for n, a in arrays.items() if n.endswith("weight_scale")}
-    assert {12, 24} <= channels
+    widened = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in weights]
+    assert {12, 24} <= {arrays[node.input[1]].size for node in widened}
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.startswith("onnx")])
@@ -173,40 +177,6 @@ def test_tflite_files_carry_the_records_names_and_no_paths(workshop: Any, form: 
         assert trace not in data, trace
 
 
-def test_tflite_is_calibrated_by_the_true_minimum_and_maximum(workshop: Any) -> None:
-    from ai_edge_quantizer import quantizer, recipe
-    from edgewise_converter.libraries import quietly
-    from edgewise_converter.passes.tflite_int8 import measure_ranges
-
-    exported = finish(workshop, "tflite-float32").artifact.data
-    samples = spread(workshop.reference.x, 256)
-    ranges = measure_ranges(exported, samples, "x")
-    outputs = workshop.source.infer(samples)
-    by_size = {name: r for name, r in ranges.items() if "logits" in name}
-    (logits,) = by_size.values()
-    assert float(logits["min"].min()) == pytest.approx(outputs.min(), rel=1e-5)
-    assert float(logits["max"].max()) == pytest.approx(outputs.max(), rel=1e-5)
-    (pixels,) = (r for name, r in ranges.items() if name.endswith("_x"))
-    assert (float(pixels["min"].min()), float(pixels["max"].max())) == (samples.min(), samples.max())
-    with quietly(progress_bars=True):
-        averaged = quantizer.Quantizer(bytearray(exported), recipe.static_wi8_ai8()).calibrate(
-            {"serving_default": [{"x": samples[i : i + 1]} for i in range(len(samples))]}, num_threads=1
-        )
-    (clipped,) = (r for name, r in averaged.items() if "logits" in name)
-    assert float(clipped["max"].max()) < 0.9 * outputs.max()
-
-
-def test_more_calibration_samples_never_narrow_a_range(workshop: Any) -> None:
-    from edgewise_converter.passes.tflite_int8 import measure_ranges
-
-    exported = finish(workshop, "tflite-float32").artifact.data
-    few, many = (measure_ranges(exported, workshop.reference.x[:n], "x") for n in (4, 64))
-    assert few.keys() == many.keys()
-    for name, narrow in few.items():
-        assert (many[name]["min"] <= narrow["min"]).all()
-        assert (many[name]["max"] >= narrow["max"]).all()
-
-
 def test_passes_refuse_what_they_cannot_read(workshop: Any) -> None:
     materials = workshop.materials
     with pytest.raises(PassError, match="cannot be quantized"):
@@ -221,7 +191,7 @@ def test_passes_refuse_what_they_cannot_read(workshop: Any) -> None:
         opset_imports=[helper.make_opsetid("", 20)],
     )
     plain = Artifact(identity.SerializeToString(), "onnx", "float32")
-    with pytest.raises(PassError, match="no operator that onnxruntime can quantize"):
+    with pytest.raises(PassError, match="onnx_int8 changed nothing"):
         PASSES["onnx_int8"].load()(materials, plain, OnnxInt8Config(reduce_range=False))
 
 
@@ -242,13 +212,13 @@ def chain_model(names: list[str], domain: str = "") -> Any:
 
 def test_canonical_refuses_foreign_operators_and_other_names() -> None:
     with pytest.raises(PassError, match=r"com\.example"):
-        canonical(chain_model(["x", "y"], "com.example"), input_name="x", output_name="y")
+        canonical(chain_model(["x", "y"], "com.example"), ["x"], ["y"])
     with pytest.raises(PassError, match="are needed"):
-        canonical(chain_model(["x", "y"]), input_name="x", output_name="logits")
+        canonical(chain_model(["x", "y"]), ["x"], ["logits"])
     broken = chain_model(["x", "y"])
     broken.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(PassError, match="not valid ONNX"):
-        canonical(broken, input_name="x", output_name="y")
+        canonical(broken, ["x"], ["y"])
 
 
 @given(st.permutations(range(6)), st.integers(0, 2**30))
@@ -261,7 +231,7 @@ def test_canonical_bytes_do_not_depend_on_metadata_or_the_order_of_initializers(
         model.graph.node[0].metadata_props.add(key="stack", value=note)
         model.metadata_props.add(key="date", value=note)
         model.producer_version = note
-        return canonical(model, input_name="x", output_name="y")
+        return canonical(model, ["x"], ["y"])
 
     assert build(order, str(salt)) == build(list(range(6)), "")
 

@@ -42,7 +42,9 @@ class NamedModel(ABC):
     outputs: tuple[TensorSpec, ...]
     batch: int | None
     precision: str
-    """`float32`, `float16` or `int8`: the narrowest type that its weights or activations have."""
+    """`float32`, `float16`, `int8` or another of the schema's: what its weights or activations are."""
+    stateful: bool = False
+    """Whether the file itself keeps something from one request to the next."""
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -51,6 +53,9 @@ class NamedModel(ABC):
     @abstractmethod
     def steps(self) -> dict[str, float]:
         """The distance of neighbouring values, for outputs that are not continuous."""
+
+    def reset(self) -> None:  # noqa: B027  # most engines keep nothing
+        """Forget earlier requests, where the file keeps something of them."""
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         """Answer samples.
@@ -80,6 +85,10 @@ class NamedModel(ABC):
                     raise EngineError(f"the output {name!r} has the shape {list(rows.shape)} for {kept} samples")
                 found.setdefault(name, []).append(rows[:kept])
         return {name: np.concatenate(rows) for name, rows in found.items()}
+
+    def call(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Answer what the file takes at once, as it is given; raises `EngineError`."""
+        return self._run(feeds)
 
     def median_latency_ms(self, feeds: Mapping[str, NDArray[Any]]) -> float:
         """Median time of one call on what the file takes at least, milliseconds.

@@ -16,6 +16,8 @@ from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.onnx_graph import output_scale
 
 _ERRORS_ONLY: Final = 3
+_ORT_CONTAINER: Final = b"ORTM"
+"""File identifier of onnxruntime's own container."""
 _NARROW: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger")
 _TYPES: Final[dict[str, DType]] = {
     "tensor(bool)": "BOOL",
@@ -31,6 +33,7 @@ class NamedOnnx(NamedModel):
 
     Args:
         data: the file.
+        threads: of one call.
 
     Raises:
         ModelFileError: its tensors are of a kind that devices do not serve.
@@ -39,11 +42,11 @@ class NamedOnnx(NamedModel):
 
     engine = "onnxruntime"
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, threads: int = 1) -> None:
         ort = need("onnxruntime")
         self.version = str(ort.__version__)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = _ERRORS_ONLY
         try:
             with quietly():
@@ -55,9 +58,11 @@ class NamedOnnx(NamedModel):
         self.batch = common_batch(list(shapes.values()))
         self.inputs = tuple(_spec(arg, shapes[arg.name], self.batch, "input") for arg in taken)
         self.outputs = tuple(_spec(arg, shapes[arg.name], self.batch, "output") for arg in given)
-        model = need("onnx").load_model_from_string(data)
-        self.precision = _precision(need("onnx"), model)
         self._steps = {}
+        self.precision = "float32"
+        if data[4:8] == _ORT_CONTAINER:
+            return  # It does not tell its precision; who made it knows.
+        self.precision = _precision(need("onnx"), need("onnx").load_model_from_string(data))
         if self.precision == "int8" and len(self.outputs) == 1 and (step := output_scale(data)) is not None:
             self._steps = {self.outputs[0].name: step}
 

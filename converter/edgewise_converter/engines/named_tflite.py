@@ -1,7 +1,8 @@
 """Finished TFLite files in LiteRT.
 
 Where a file takes or gives integers by a scale, the client sees real numbers, unless the sample
-shows that it means the integers themselves.
+shows that it means the integers themselves. A file with variables answers by what it was asked
+before: its requests are one stream, which begins anew with `reset`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from numpy.typing import NDArray
 
 from edgewise_converter.engines.dtypes import PROTOCOL
 from edgewise_converter.engines.litert import Affine, affine_of
-from edgewise_converter.engines.named import NamedModel, Tensors, common_batch, with_free_batch
+from edgewise_converter.engines.named import FREE, NamedModel, Tensors, common_batch, with_free_batch
 from edgewise_converter.errors import EngineError, ModelFileError
 from edgewise_converter.libraries import need, quietly
+from edgewise_converter.tflite_file.forms import precision_of
+from edgewise_converter.tflite_file.operators import is_stateful
+from edgewise_converter.tflite_file.reading import read
+from edgewise_converter.tflite_file.signatures import input_names, output_names, sign
 
 _FOREIGN: Final = (ValueError, RuntimeError, TypeError, SystemError)
 
@@ -28,34 +33,51 @@ class NamedTflite(NamedModel):
     Args:
         data: the file.
         integers: inputs that the client gives as the file's own integers.
+        threads: of one call.
 
     Raises:
-        ModelFileError: its tensors are of a kind that devices do not serve.
+        ModelFileError: it is damaged, or its tensors are of a kind that devices do not serve.
         EngineError: LiteRT refuses it.
     """
 
     engine = "litert"
 
-    def __init__(self, data: bytes, integers: frozenset[str] = frozenset()) -> None:
-        module = need("ai_edge_litert.interpreter")
+    def __init__(self, data: bytes, integers: frozenset[str] = frozenset(), threads: int = 1) -> None:
         self.version = str(need("importlib.metadata").version("ai-edge-litert"))
-        try:
-            with quietly():
-                self._interpreter = module.Interpreter(model_content=data, num_threads=1)
-                self._interpreter.allocate_tensors()
-                names = _signature(self._interpreter)
-                taken, given = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-                inside = {np.dtype(t["dtype"]) for t in self._interpreter.get_tensor_details()}
-        except _FOREIGN as error:
-            raise EngineError(f"LiteRT {self.version} cannot load the model: {str(error)[:400]}") from error
+        self._data, self._threads = data, threads
+        model = read(data, "the TFLite file")
+        sign(model)
+        self.stateful = is_stateful(model)
+        self.precision = precision_of(model)
+        self._interpreter: Any = self._load()
+        taken, given = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        names = input_names(model) | output_names(model)
         self._inputs = [_Tensor(details, names, "input", integers) for details in taken]
         self._outputs = [_Tensor(details, names, "output", frozenset()) for details in given]
         self.batch = common_batch([tensor.shape for tensor in (*self._inputs, *self._outputs)])
         self.inputs = tuple(tensor.spec(self.batch) for tensor in self._inputs)
         self.outputs = tuple(tensor.spec(self.batch) for tensor in self._outputs)
-        self.precision = "int8" if np.dtype(np.int8) in inside else "float32"
-        if self.precision == "float32" and np.dtype(np.float16) in inside:
-            self.precision = "float16"
+
+    def _load(self) -> Any:
+        module = need("ai_edge_litert.interpreter")
+        try:
+            with quietly():
+                interpreter = module.Interpreter(model_content=self._data, num_threads=self._threads)
+                interpreter.allocate_tensors()
+        except _FOREIGN as error:
+            raise EngineError(f"LiteRT {self.version} cannot load the model: {str(error)[:400]}") from error
+        return interpreter
+
+    def reset(self) -> None:
+        """See `NamedModel.reset`: loads the file anew, since LiteRT keeps resource variables otherwise."""
+        if self.stateful:
+            self._interpreter = self._load()
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        """See `NamedModel.infer`; samples of a stateful file are one stream, from its beginning."""
+        if self.batch is not None:
+            self.reset()
+        return super().infer(feeds)
 
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         try:
@@ -79,6 +101,12 @@ class _Tensor:
         self.name = names.get(self.index, str(details["name"]))
         self.dtype = np.dtype(details["dtype"])
         self.shape = tuple(int(size) for size in details["shape"])
+        free = [int(size) for size in details.get("shape_signature", ())]
+        if what == "input" and FREE in free[1:]:
+            raise ModelFileError(
+                f"the input {self.name!r} has the shape {free}: a device's LiteRT takes no free dimension but the "
+                "batch; export the model with a fixed shape"
+            )
         if self.dtype not in PROTOCOL:
             raise ModelFileError(f"the {what} {self.name!r} is {self.dtype}, which devices do not serve")
         self.affine: Affine | None = None
@@ -97,21 +125,3 @@ class _Tensor:
     def from_file(self, array: NDArray[Any]) -> NDArray[Any]:
         """The file's values as a client gets them."""
         return array if self.affine is None else self.affine.dequantize(array)
-
-
-def _signature(interpreter: Any) -> dict[int, str]:
-    """Names of tensors by index, from the file's only signature."""
-    signatures = interpreter.get_signature_list()
-    if len(signatures) > 1:
-        raise ModelFileError(
-            f"the file has {len(signatures)} signatures ({', '.join(sorted(map(str, signatures)))[:200]}); "
-            "export one with a single signature"
-        )
-    if not signatures:
-        return {}
-    runner = interpreter.get_signature_runner(next(iter(signatures)))
-    return {
-        int(found["index"]): str(name)
-        for details in (runner.get_input_details(), runner.get_output_details())
-        for name, found in details.items()
-    }

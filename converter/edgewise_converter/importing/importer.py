@@ -15,23 +15,25 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from edgewise_profiles.schema import Format, Profile, Target
-from edgewise_protocol.bundle import SUFFIX, file_entry
-from edgewise_protocol.manifest import SPEC_VERSION, Budget, Golden, Manifest
+from edgewise_protocol.bundle import SUFFIX
+from edgewise_protocol.manifest import Golden
 from edgewise_protocol.names import check_name
 from numpy.typing import NDArray
 
-from edgewise_converter import golden, provenance
+from edgewise_converter import provenance
 from edgewise_converter.baseline import make_baseline
 from edgewise_converter.budget import passes
-from edgewise_converter.bundling import BASELINE_FILE, Contents, requirements
+from edgewise_converter.bundling import Ready, assemble
 from edgewise_converter.engines.named import NamedModel, Tensors
 from edgewise_converter.engines.opening import open_named
 from edgewise_converter.errors import ConverterError, SampleError
+from edgewise_converter.evidence import golden_of_batch, golden_of_request, numerics_of
 from edgewise_converter.files import make_folder, remove, write_atomically
 from edgewise_converter.hardware import Host, is_profiles_hardware, read_host
-from edgewise_converter.importing.judgement import budget_checks, check_answers, golden_rule, target_for
+from edgewise_converter.importing.judgement import budget_checks, check_answers, target_for
 from edgewise_converter.importing.model_file import read_model
 from edgewise_converter.importing.samples import Sample, integers_of, match, read_arrays
+from edgewise_converter.passes.artifact import Artifact
 from edgewise_converter.report import Check, misses
 from edgewise_converter.run_record import MAX_VERSION
 from edgewise_converter.writing import write_proven
@@ -40,7 +42,6 @@ FEW_SAMPLES: Final = 100
 """Fewer make a baseline that drift can hardly be told from."""
 _MAX_PROFILES: Final = 100
 _MAX_LABELS: Final = 10_000
-_KIB: Final = 1024
 Progress = Callable[[str, float], None]
 
 
@@ -173,23 +174,20 @@ def _examine(
     notes: list[str] = []
     if model.batch is None:
         notes.append("the tensors have no batch in common: one request is golden, and drift is not watched")
-        chosen, baseline = None, b""
-        count = max((spec.shape[0] for spec in model.inputs if spec.shape), default=1)
-        count = count if count > 0 else len(x)
+        evidence, baseline = golden_of_request(model, sample.inputs, answers, description.task), b""
     else:
         if len(x) < FEW_SAMPLES:
             notes.append(f"the sample holds {len(x)} inputs; with fewer than {FEW_SAMPLES}, drift can hardly be told")
-        chosen = golden.choose(y)
-        count, baseline = len(chosen), make_baseline(x, y, description.task)
-    held = {name: _rows(array, chosen) for name, array in answers.items()}
+        evidence = golden_of_batch(model, sample.inputs, answers, description.task)
+        baseline = make_baseline(x, y, description.task)
     return _Examined(
         data,
         name,
         format_,
         model,
         sample,
-        golden.encode_named({n: _rows(a, chosen) for n, a in sample.inputs.items()}, held),
-        golden_rule(model, held, description.task, count),
+        evidence.golden,
+        evidence.rule,
         baseline,
         _accuracy(y, sample.labels, description.task),
         model.median_latency_ms(_one(sample.inputs, model.batch)),
@@ -230,7 +228,8 @@ def _bundle(
     if not report.passed:
         remove(file, report_file)
         return report
-    digest, size = write_proven(file, assemble(examined, profile, target, description))
+    contents = assemble(ready(examined, profile, host, description), profile, target, description.version)
+    digest, size = write_proven(file, contents)
     report = msgspec.structs.replace(report, path=str(file), sha256=digest, size_bytes=size)
     kept = msgspec.structs.replace(report, path=file.name)
     text = msgspec.json.format(msgspec.json.encode(kept, order="sorted"), indent=1) + b"\n"
@@ -238,9 +237,8 @@ def _bundle(
     return report
 
 
-def assemble(examined: _Examined, profile: Profile, target: Target, description: Description) -> Contents:
-    """The bundle's manifest and files. Pure: equal inputs give equal bytes."""
-    model_file = f"model.{examined.format}"
+def ready(examined: _Examined, profile: Profile, host: Host, description: Description) -> Ready:
+    """What the bundle says of the file."""
     digest = hashlib.sha256(examined.data).hexdigest()
     lineage = {
         "run": f"imported-{digest[:12]}",
@@ -249,54 +247,26 @@ def assemble(examined: _Examined, profile: Profile, target: Target, description:
         "source_sha256": digest,
         "source_file": examined.name[:200],
         "converter": provenance.converter_version(),
-        "profile_sha256": profile.sha256,
     } | ({"origin": description.origin[:1000]} if description.origin else {})
-    metrics = {} if examined.accuracy is None else {"accuracy": examined.accuracy}
-    predicate = {
-        **lineage,
-        "kind": "imported",
-        "model": description.model,
-        "version": description.version,
-        "profile": profile.id,
-        "precision": target.precision,
-        "measured": {**metrics, "samples": len(next(iter(examined.sample.inputs.values())))},
-    }
-    files = {
-        model_file: examined.data,
-        golden.GOLDEN_FILE: examined.golden,
-        provenance.PROVENANCE_FILE: provenance.statement({model_file: examined.data}, predicate),
-    } | ({BASELINE_FILE: examined.baseline} if examined.baseline else {})
-    manifest = Manifest(
-        spec_version=SPEC_VERSION,
-        kind="inference",
+    return Ready(
         model=description.model,
-        version=description.version,
-        profile=profile.id,
-        requires=requirements(profile, target),
-        files=tuple(file_entry(name, data) for name, data in sorted(files.items())),
-        task=description.task,  # type: ignore[arg-type]  # decoded again, and so checked, when the bundle is written
+        task=description.task,
         labels=description.labels,
         inputs=examined.model.inputs,
         outputs=examined.model.outputs,
+        data=examined.data,
         format=examined.format,
-        precision=target.precision,
-        model_file=model_file,
-        budget=Budget(
-            size_bytes=profile.budget.model_size_kib * _KIB,
-            latency_ms=profile.budget.latency_ms,
-            memory_mib=profile.budget.memory_mib,
-        ),
-        golden=examined.golden_rule,
-        baseline_file=BASELINE_FILE if examined.baseline else "",
-        provenance_file=provenance.PROVENANCE_FILE,
+        golden=examined.golden,
+        golden_rule=examined.golden_rule,
+        baseline=examined.baseline,
         lineage=lineage,
-        metrics=metrics,
+        metrics={} if examined.accuracy is None else {"accuracy": examined.accuracy},
+        samples=len(next(iter(examined.sample.inputs.values()))),
+        kind="imported",
+        numerics=numerics_of(
+            Artifact(examined.data, examined.format, "float32"), profile, host, examined.model.version
+        ),
     )
-    return Contents(manifest, files)
-
-
-def _rows(array: NDArray[Any], chosen: NDArray[np.int64] | None) -> NDArray[Any]:
-    return array if chosen is None else array[chosen]
 
 
 def _one(inputs: Tensors, batch: int | None) -> Tensors:

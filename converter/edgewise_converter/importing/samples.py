@@ -93,7 +93,7 @@ def match(
     rest = dict(arrays)
     expected = {spec.name: rest.pop(OUTPUT + spec.name) for spec in outputs if OUTPUT + spec.name in rest}
     labels = rest.pop(LABELS, None) if LABELS not in names else None
-    found = {spec.name: rest.pop(key) for spec in inputs if (key := _key(spec.name, rest))}
+    found = {spec.name: rest.pop(key) for spec in inputs if (key := key_of(spec.name, rest))}
     if not found and len(inputs) == 1 and len(rest) == 1:
         found = {inputs[0].name: rest.popitem()[1]}
     missing = sorted(names - found.keys())
@@ -104,11 +104,11 @@ def match(
             f"the sample {', and '.join(parts)}; the model takes {', '.join(_say(spec) for spec in inputs)}, and gives "
             f"{', '.join(_say(spec) for spec in outputs)}"
         )
-    ready = {spec.name: _fit(spec, found[spec.name]) for spec in inputs}
+    ready = {spec.name: fit(spec, found[spec.name]) for spec in inputs}
     counts = {len(array) for array in ready.values()} if batch is not None else {1}
     if len(counts) != 1 or not 1 <= (count := counts.pop()) <= MAX_SAMPLES:
         raise SampleError(f"the inputs hold different numbers of samples, none, or more than {MAX_SAMPLES}")
-    return Sample(ready, _labels(labels, count), expected, fingerprint(arrays))
+    return Sample(ready, labels_of(labels, count), expected, fingerprint(arrays))
 
 
 def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -121,7 +121,8 @@ def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _key(name: str, arrays: Mapping[str, Any]) -> str | None:
+def key_of(name: str, arrays: Mapping[str, Any]) -> str | None:
+    """Under what an input's array stands in a sample file; None where it does not."""
     return name if name in arrays else INPUT + name if INPUT + name in arrays else None
 
 
@@ -129,7 +130,8 @@ def _say(spec: TensorSpec) -> str:
     return f"{spec.name!r} ({spec.dtype} {['N' if n == -1 else n for n in spec.shape]})".replace("'N'", "N")
 
 
-def _fit(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+def fit(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """An array in an input's type; raises `SampleError` unless type, shape and values are such as it takes."""
     wanted = NUMPY[spec.dtype]
     if len(array.shape) != len(spec.shape) or any(
         s not in (-1, n) for s, n in zip(spec.shape, array.shape, strict=True)
@@ -151,7 +153,8 @@ def _fit(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(cast)
 
 
-def _labels(labels: NDArray[Any] | None, count: int) -> NDArray[np.int64] | None:
+def labels_of(labels: NDArray[Any] | None, count: int) -> NDArray[np.int64] | None:
+    """Labels as class indices; raises `SampleError` unless there is one a sample."""
     if labels is None:
         return None
     if labels.dtype.kind not in "iu" or labels.shape != (count,) or int(labels.min()) < 0:

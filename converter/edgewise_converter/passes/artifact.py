@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgewise_profiles.schema import Format, Precision
 from edgewise_protocol.manifest import TensorSpec
@@ -12,6 +13,13 @@ from edgewise_converter.requests import Requests
 from edgewise_converter.source import Source
 
 
+class Signature(NamedTuple):
+    """The tensors of a file that does not name them itself, in the file's order and with its own shapes."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A model in some form."""
@@ -19,6 +27,10 @@ class Artifact:
     data: bytes
     format: Format
     precision: Precision
+    signature: Signature | None = None
+    """Of compiled forms."""
+    stand_in: Artifact | None = None
+    """What answers for `data` on a host of another architecture; its latency says nothing of the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,16 @@ class Materials:
     """Requests of the training distribution, checked."""
     source: Source | None = None
     """The torch program, where exports begin."""
+
+    @property
+    def input_names(self) -> list[str]:
+        """In the model's order."""
+        return [spec.name for spec in self.inputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """In the model's order."""
+        return [spec.name for spec in self.outputs]
 
     def torch_source(self) -> Source:
         """Where an export begins.

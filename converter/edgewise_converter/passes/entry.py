@@ -11,6 +11,8 @@ from edgewise_profiles.schema import Format, Precision
 from msgspec import Meta
 
 CalibrationSamples = Annotated[int, Meta(ge=1, le=100_000)]
+KeptFloat = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=10_000)]
+"""Layers that a quantizing pass leaves in float: names as its `layers` gives them."""
 PassConfig = msgspec.Struct
 """The settings of a pass: a frozen struct that can be compared, hashed and reported."""
 

@@ -23,8 +23,8 @@ def apply(materials: Materials, before: None, config: OnnxExportConfig) -> Artif
                 materials.torch_source().program,
                 dynamo=True,
                 opset_version=config.opset,
-                input_names=[materials.inputs[0].name],
-                output_names=[materials.outputs[0].name],
+                input_names=materials.input_names,
+                output_names=materials.output_names,
                 external_data=False,
                 optimize=True,
                 verbose=False,
@@ -32,5 +32,5 @@ def apply(materials: Materials, before: None, config: OnnxExportConfig) -> Artif
             model = program.model_proto
     except Exception as error:
         raise PassError(f"torch cannot export {materials.model} to ONNX: {error}") from error
-    data = canonical(model, input_name=materials.inputs[0].name, output_name=materials.outputs[0].name)
+    data = canonical(model, materials.input_names, materials.output_names)
     return Artifact(data, "onnx", "float32")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
+from edgewise_converter.passes.onnx_operators import is_served
+from edgewise_converter.passes.onnx_scopes import STANDARD, drop_unused, opset, reads, replace_nodes, scopes
 
 PRODUCER: Final = "edgewise"
 BATCH: Final = "batch"
@@ -20,48 +22,79 @@ _IR_VERSION: Final = 10
 """The newest that every onnxruntime from 1.19 on reads."""
 
 
-def canonical(model: Any, *, input_name: str, output_name: str) -> bytes:
-    """Deterministic bytes of a model with one input and one output, both with a free batch.
+def canonical(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Deterministic bytes of a model.
+
+    Where no input's and output's first dimension is fixed, it is their batch and called so. Other
+    dimensions keep their names and sizes.
 
     Args:
         model: `onnx.ModelProto`; it is changed.
-        input_name, output_name: what the graph's input and output must be called.
+        inputs, outputs: what the graph's inputs and outputs must be called, in any order.
 
     Raises:
         PassError: the graph is not of this form, or not valid ONNX.
     """
     onnx = need("onnx")
     graph = model.graph
-    if [i.name for i in graph.input] != [input_name] or [o.name for o in graph.output] != [output_name]:
+    constants = {tensor.name for tensor in graph.initializer}
+    taken = [value for value in graph.input if value.name not in constants]
+    if {i.name for i in taken} != set(inputs) or {o.name for o in graph.output} != set(outputs):
         raise PassError(
-            f"the graph takes {[i.name for i in graph.input]} and gives {[o.name for o in graph.output]}; "
-            f"{[input_name]} and {[output_name]} are needed"
+            f"the graph takes {[i.name for i in taken]} and gives {[o.name for o in graph.output]}; "
+            f"{list(inputs)} and {list(outputs)} are needed"
         )
-    foreign = sorted({node.domain for node in graph.node} - {"", "ai.onnx"})
-    if foreign or model.functions:
-        raise PassError(f"the graph uses operators outside of the ONNX standard: {', '.join(foreign) or 'functions'}")
-    for value in (graph.input[0], graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    _replace(graph.input, taken)
+    _check_operators(model)
+    _name_batch([*graph.input, *graph.output])
     strip(model)
-    del graph.value_info[:]
-    standard = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    version = opset(model)
+    others = {o.domain: o.version for o in model.opset_import if o.domain not in STANDARD}
+    used = {node.domain for scope in scopes(model) for node in scope.graph.node}
     del model.opset_import[:]
-    model.opset_import.add(domain="", version=standard[0])
+    model.opset_import.add(domain="", version=version)
+    for domain in sorted(used & set(others)):
+        model.opset_import.add(domain=domain, version=others[domain])
     model.ir_version = min(model.ir_version, _IR_VERSION)
     model.producer_name, model.producer_version, model.domain = PRODUCER, "", ""
+    model.ClearField("model_version")
     graph.name = "model"
-    nodes = topological(graph.node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    ordered = sorted(graph.initializer, key=lambda tensor: str(tensor.name))
-    del graph.initializer[:]
-    graph.initializer.extend(ordered)
+    drop_unused(model)
+    for scope in reversed(scopes(model)):
+        del scope.graph.value_info[:]
+        replace_nodes(scope.graph, topological(scope.graph.node))
+        _replace(scope.graph.initializer, sorted(scope.graph.initializer, key=lambda tensor: str(tensor.name)))
     try:
         with quietly():
             onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise PassError(f"the graph is not valid ONNX: {error}") from error
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_operators(model: Any) -> None:
+    if model.functions:
+        raise PassError("the graph uses operators outside of the ONNX standard: functions")
+    for scope in scopes(model):
+        for node in scope.graph.node:
+            if not is_served(node.domain, node.op_type):
+                raise PassError(
+                    f"the graph uses operators outside of the ONNX standard: {node.domain}::{node.op_type} "
+                    f"(node {node.name or node.output[0]!r})"
+                )
+
+
+def _name_batch(values: list[Any]) -> None:
+    shapes = [value.type.tensor_type.shape for value in values]
+    if all(shape.dim and not shape.dim[0].HasField("dim_value") for shape in shapes):
+        for shape in shapes:
+            shape.dim[0].dim_param = BATCH
+
+
+def _replace(field: Any, items: list[Any]) -> None:
+    copies = [type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(copies)
 
 
 def topological(nodes: Iterable[Any]) -> list[Any]:
@@ -74,7 +107,7 @@ def topological(nodes: Iterable[Any]) -> list[Any]:
     """
     waiting = list(nodes)
     made_by = {name: i for i, node in enumerate(waiting) for name in node.output if name}
-    needs = [{made_by[name] for name in _used(node) if name in made_by} - {i} for i, node in enumerate(waiting)]
+    needs = [{made_by[name] for name in reads(node) if name in made_by} - {i} for i, node in enumerate(waiting)]
     users: list[list[int]] = [[] for _ in waiting]
     for i, sources in enumerate(needs):
         for source in sources:
@@ -92,15 +125,6 @@ def topological(nodes: Iterable[Any]) -> list[Any]:
     if len(found) != len(waiting):
         raise PassError("the graph has a cycle")
     return found
-
-
-def _used(node: Any) -> Iterator[str]:
-    """Names that a node reads, also from within the graphs of its attributes."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _used(inner)
 
 
 def strip(message: Any) -> None:

@@ -1,66 +1,44 @@
-"""TFLite float32 to full int8, calibrated by the true minimum and maximum.
+"""TFLite float32 to full int8, weights per channel, by the ranges of the calibration samples.
 
-ai-edge-quantizer's own default averages the ranges of samples (an exponential moving
-average), which clips activations; its calibrator takes another rule, used here.
+By the int8 specification of TFLite: activations asymmetric per tensor, weights symmetric per channel,
+biases int32 with the scale of input times weight.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
-from edgewise_converter.errors import PassError
-from edgewise_converter.libraries import need, quietly
+from edgewise_converter.libraries import need
+from edgewise_converter.passes import tflite_quantizing as quantizing
 from edgewise_converter.passes.artifact import Artifact, Materials
 from edgewise_converter.passes.tflite_catalogue import TfliteInt8Config
-from edgewise_converter.passes.tflite_export import MAGIC
-
-Ranges = dict[str, dict[str, NDArray[np.float32]]]
+from edgewise_converter.passes.tflite_static import quantize
 
 
 def apply(materials: Materials, before: Artifact, config: TfliteInt8Config) -> Artifact:
-    """Quantize an exported file; its input and output become int8 with a scale and a zero point.
+    """Quantize a float file, an exported or a finished one.
 
     Raises:
-        PassError: the quantizer refuses the file, or leaves the file's input or output in float.
+        UnchangedError: the file is quantized already, or nothing in it became narrower.
+        PassError: the file, a name in the settings or a sample does not fit.
     """
-    quantizer = need("ai_edge_quantizer.quantizer")
-    recipe = need("ai_edge_quantizer.recipe").static_wi8_ai8()
-    samples = materials.calibration.spread(config.calibration_samples).feeds[materials.inputs[0].name]
-    try:
-        ranges = measure_ranges(before.data, samples, materials.inputs[0].name)
-        with quietly(progress_bars=True):
-            result = quantizer.Quantizer(bytearray(before.data), recipe).quantize(
-                ranges, enable_progress_bar=False, enable_progress_report=False
-            )
-    except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise PassError(f"{materials.model} cannot be quantized to int8: {error}") from error
-    data = bytes(result.quantized_model or b"")
-    if data[4:8] != MAGIC:
-        raise PassError("ai-edge-quantizer gave something that is not a TFLite file")
-    return Artifact(data, "tflite", "int8")
+    return quantize(
+        materials,
+        before,
+        _recipe(),
+        "int8",
+        samples=config.calibration_samples,
+        rule=config.ranges,
+        percentile=config.percentile if config.ranges == "percentile" else 100.0,
+        float_io=config.io == "float32",
+        keep_float=config.keep_float,
+    )
 
 
-def measure_ranges(data: bytes, samples: NDArray[np.float32], input_name: str) -> Ranges:
-    """Smallest and largest value of every activation over all samples.
+def layers(before: Artifact) -> tuple[str, ...]:
+    """Operators that lose by being quantized, in the graph's order."""
+    return quantizing.active_layers(quantizing.plain(before, "the model", widen=True), _recipe())
 
-    Args:
-        data: a float TFLite file of batch 1 with one signature.
-        samples: (N, ...) float32.
-        input_name: the signature's input.
 
-    Returns:
-        per tensor name `min` and `max`, as ai-edge-quantizer takes them.
-    """
-    calibrator = need("ai_edge_quantizer.calibrator")
-    recipe = need("ai_edge_quantizer.recipe").static_wi8_ai8()
-    rule = need("ai_edge_quantizer.utils.qsv_utils").min_max_update
-    manager = need("ai_edge_quantizer.recipe_manager").RecipeManager()
-    with quietly(progress_bars=True):
-        manager.load_quantization_recipe(recipe)
-        work = calibrator.Calibrator(bytearray(data), num_threads=1, qsv_update_func=rule)
-        (signature,) = work.get_signature_list()
-        # A list, not a generator: the calibrator goes through it twice, first to count.
-        work.calibrate({signature: [{input_name: samples[i : i + 1]} for i in range(len(samples))]}, manager)
-        ranges: Ranges = work.get_model_qsvs()
-    return ranges
+def _recipe() -> Any:
+    return need("ai_edge_quantizer.recipe").static_wi8_ai8()

@@ -1,0 +1,1 @@
+"""What each TFLite operator is in C: one module a family, one table."""

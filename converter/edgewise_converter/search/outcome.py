@@ -1,0 +1,56 @@
+"""What a conversion ends with, for one profile. Light: it is read from the cache without any engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from edgewise_protocol.manifest import Proof
+
+from edgewise_converter.search.result import SearchResult
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle, or why there is none."""
+
+    model: str
+    version: int
+    profile: str
+    passed: bool
+    path: str = ""
+    """Of the bundle; empty where nothing was within the budgets."""
+    sha256: str = ""
+    size_bytes: int = 0
+    """Of the bundle."""
+    model_size_bytes: int = 0
+    engine: str = ""
+    engine_version: str = ""
+    format: str = ""
+    precision: str = ""
+    proofs: tuple[Proof, ...] = ()
+    unproven: str = ""
+    """Why the bundle was not run on the target's instruction set, and what to do; empty where it was."""
+    search: SearchResult
+    created_at: str
+    """When it was first made, UTC, ISO 8601."""
+    cached: bool = False
+    """Whether it is a repeat of an unchanged conversion."""
+
+    def document(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversion's whole result in the cache."""
+
+    outcome: Outcome
+    bundle: bytes
+    reports: dict[str, bytes] = {}
+    """Suffix to bytes: what stands beside the bundle."""
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """The report beside the bundle, JSON."""
+    return msgspec.json.format(msgspec.json.encode(outcome, order="sorted"), indent=1) + b"\n"

@@ -1,0 +1,1 @@
+"""TFLite files as data: verified, read, changed and written without any engine."""
