@@ -15,7 +15,7 @@ from typing import Final
 
 from edgewise_protocol.errors import ProtocolError
 
-from edgewise_agent.commands import doctor, enrol, erase, run, status, tuf
+from edgewise_agent.commands import bench, doctor, enrol, erase, run, status, tuf
 from edgewise_agent.errors import (
     AgentError,
     ConfigError,
@@ -29,7 +29,7 @@ from edgewise_agent.errors import (
 )
 from edgewise_agent.words import words_for
 
-_COMMANDS: Final[tuple[ModuleType, ...]] = (enrol, run, status, doctor, erase, tuf)
+_COMMANDS: Final[tuple[ModuleType, ...]] = (enrol, run, status, doctor, bench, erase, tuf)
 """One module a subcommand."""
 _EXITS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ConfigError, 2),

@@ -23,7 +23,7 @@ from edgewise_agent.durable import sweep
 from edgewise_agent.engines import installed
 from edgewise_agent.errors import ConfigError, EndpointError, SessionError, StateDamagedError, StateError
 from edgewise_agent.identity import clones
-from edgewise_agent.identity.facts import detect
+from edgewise_agent.identity.facts import detect, emulated
 from edgewise_agent.identity.identity import Identity, load_identity
 from edgewise_agent.identity.instance import fingerprint, new_run
 from edgewise_agent.identity.keeper import IdentityKeeper
@@ -90,11 +90,13 @@ class Agent:
     def _make(self, identity: Identity) -> None:
         state, config, card = self._state, self._config, identity.card
         self._identity = identity
-        self.facts: DeviceFacts = detect(state, installed(), card.simulated_board, config.board)
+        self.facts: DeviceFacts = detect(
+            state, installed(config.gateway), card.simulated_board, config.board, gateway=config.gateway
+        )
         simulated = self.facts.simulated
         self._instance, self._run = fingerprint(card.device_id), new_run()
         self.outbox = Outbox(state / "outbox.sqlite", config.outbox_max_mib * MIB)
-        self.table = ModelTable(config.engine_threads)
+        self.table = ModelTable(config.engine_threads, gateway=config.gateway)
         self.http = HttpServer(self.table, config.http_host, config.http_port)
         self._watchdog = Supervision(config.watchdog, self._summary, self._stalled)
         self.session = Session(
@@ -146,7 +148,7 @@ class Agent:
         worker = Worker(
             self.store,
             self._downloader,
-            SelfTester(config.self_test, config.engine_threads, simulated),
+            SelfTester(config.self_test, config.engine_threads, simulated or emulated(config.gateway), config.gateway),
             self.selfupdate,
             self.facts,
             self._untrusted_bundle,

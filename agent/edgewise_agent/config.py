@@ -69,6 +69,35 @@ class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Failed connections in a row after which the device asks the server where the broker is."""
 
 
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A board without an agent that this one stands for; none while `board` is empty."""
+
+    board: Annotated[str, Meta(max_length=64)] = ""
+    """Its profile id: the device then is this board, and takes bundles for it alone."""
+    machine: Annotated[str, Meta(max_length=32)] = "armv7e-m"
+    """Its architecture, as the profile names it."""
+    device: Annotated[str, Meta(max_length=255)] = ""
+    """Its serial device, e.g. `/dev/ttyACM0`."""
+    baud: Annotated[int, Meta(ge=1200, le=4_000_000)] = 115200
+    command: Annotated[str, Meta(max_length=1000)] = ""
+    """In place of `device`: a command whose standard input and output are the board's line. `{image}` in it is the
+    firmware: such a command is an emulator, started anew for each bundle, and its latency does not bind."""
+    flash: Annotated[str, Meta(max_length=1000)] = ""
+    """The command that writes `{image}` to the board; without it the board must have the firmware already."""
+    timeout_s: Interval = 30.0
+    """Longest wait for one answer."""
+    flash_s: Interval = 300.0
+    """Longest time that writing the firmware may take."""
+    busy_s: Interval = 60.0
+    """Longest wait for the board while a self-test, or another process, has it."""
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    """Tries of one request, with growing waits between them."""
+
+    def __post_init__(self) -> None:
+        if self.board and bool(self.device) == bool(self.command):
+            raise ValueError("gateway needs either device or command")
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http_host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8089
@@ -117,6 +146,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Free disk space that a download leaves."""
     probation: ProbationConfig = msgspec.field(default_factory=ProbationConfig)
     identity: IdentityConfig = msgspec.field(default_factory=IdentityConfig)
+    gateway: GatewayConfig = msgspec.field(default_factory=GatewayConfig)
     self_test: SelfTestConfig = msgspec.field(default_factory=SelfTestConfig)
     watchdog: WatchdogConfig = msgspec.field(default_factory=WatchdogConfig)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

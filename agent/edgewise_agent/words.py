@@ -143,6 +143,19 @@ WORDS: Final[dict[str, Words]] = {
     "model-file": Words("The engine cannot read the model.", _PUBLISH),
     "inference": Words("An inference failed.", "look at the message; check the request's tensors"),
     "bad-input": Words("A request does not fit the model's inputs.", "correct the request"),
+    # a board behind a gateway
+    "board-link": Words(
+        "The board behind this gateway does not answer.",
+        "check the board's cable and power, and the settings gateway.device or gateway.command",
+    ),
+    "board-refused": Words("The board behind this gateway refuses a request.", "look at the message"),
+    "board-firmware": Words(
+        "The board does not run the bundle's firmware, and could not be given it.",
+        "set gateway.flash to the command that writes {image}, or convert the model where the cross compiler is",
+    ),
+    "board-busy": Words(
+        "The board has another firmware in use: it holds one at a time.", "assign one model to this device"
+    ),
     # serving
     "serving": Words("A request could not be served.", "look at the message"),
     "unknown-model": Words("No such model serves here.", "assign it to this device, or correct the request"),

@@ -36,7 +36,7 @@ def _act(given: argparse.Namespace) -> int:
         raise StorageError(f"{given.state} cannot be made: {error.strerror}") from error
     config = config_of(given)
     log.set_up(config.log_level)
-    facts = detect(given.state, installed(), given.simulated_board, config.board)
+    facts = detect(given.state, installed(config.gateway), given.simulated_board, config.board, gateway=config.gateway)
     card = enrol(given.file, given.state, facts, given.simulated_board)
     print(f"enrolled as {card.device_id} in channel {card.channel}")
     return 0

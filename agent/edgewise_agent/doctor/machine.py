@@ -13,6 +13,7 @@ from typing import Final
 from edgewise_agent.doctor.check import Check, fail, ok, warn
 from edgewise_agent.engines import installed
 from edgewise_agent.identity.facts import device_tree
+from edgewise_agent.identity.processor import machine_of
 
 _DISTRIBUTIONS: Final = ("numpy", "cryptography", "paho-mqtt", "tuf", "msgspec", "safetensors")
 
@@ -52,7 +53,7 @@ def look(needed: frozenset[str], simulated_board: str, board: str) -> Machine:
     return Machine(
         agent_version=metadata.version("edgewise-agent"),
         python=platform.python_version(),
-        machine=platform.machine(),
+        machine=machine_of(platform.machine()),
         compatible=device_tree(Path("/")),
         simulated_board=simulated_board,
         board=board,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import IO, Final
 import msgspec
 from edgewise_protocol.manifest import Manifest
 
-from edgewise_agent.config import SelfTestConfig
+from edgewise_agent.config import GatewayConfig, SelfTestConfig
 from edgewise_agent.errors import InstallError, SelfTestCrashError, SelfTestError, SelfTestTimeoutError
 from edgewise_agent.install.self_test_child import Limits, Verdict
 
@@ -46,11 +47,13 @@ class SelfTester:
     config: limits of the child.
     threads: threads of the engine.
     simulated: the board is not the profile's: latency and memory do not bind.
+    gateway: the board that the model runs on, where it is not this machine.
     """
 
     config: SelfTestConfig
     threads: int
     simulated: bool
+    gateway: GatewayConfig | None = None
 
     def run(self, folder: Path, manifest: Manifest, interrupted: Callable[[], bool]) -> dict[str, float]:
         """Test the bundle in a folder of the store; returns the measurements.
@@ -60,17 +63,41 @@ class SelfTester:
             SelfTestCrashError, SelfTestTimeoutError: the child died or did not end.
             InterruptedSelfTestError: `interrupted` became true.
         """
-        limits = Limits(
-            memory_mib=self.config.memory_mib, cpu_s=self.config.cpu_s, nice=self.config.nice, threads=self.threads
-        )
-        verdict = self._child([str(folder), msgspec.json.encode(limits).decode()], interrupted)
+        verdict = self._examine(folder, interrupted)
         if verdict.code:
             raise RefusedError(verdict.code, verdict.text or "the self-test failed", verdict.measured)
         if not self.simulated:
             judge(manifest, verdict.measured)
         return verdict.measured
 
-    def _child(self, arguments: list[str], interrupted: Callable[[], bool]) -> Verdict:
+    def bench(self, folder: Path, seconds: float) -> Verdict:
+        """Test a bundle in a folder, then time calls for some seconds; measurements are not judged here.
+
+        It runs as a served model does: with the service's own priority.
+
+        Raises:
+            RefusedError: the model loads but does not answer as it must.
+            SelfTestCrashError, SelfTestTimeoutError: the child died or did not end.
+        """
+        verdict = self._examine(folder, lambda: False, bench_s=seconds)
+        if verdict.code:
+            raise RefusedError(verdict.code, verdict.text or "the self-test failed", verdict.measured)
+        return verdict
+
+    def _examine(self, folder: Path, interrupted: Callable[[], bool], bench_s: float = 0.0) -> Verdict:
+        limits = Limits(
+            memory_mib=self.config.memory_mib,
+            cpu_s=self.config.cpu_s + math.ceil(bench_s * self.threads),
+            nice=0 if bench_s else self.config.nice,
+            threads=self.threads,
+            bench_s=bench_s,
+            gateway=self.gateway,
+        )
+        return self._child(
+            [str(folder), msgspec.json.encode(limits).decode()], interrupted, self.config.timeout_s + bench_s
+        )
+
+    def _child(self, arguments: list[str], interrupted: Callable[[], bool], timeout_s: float) -> Verdict:
         with _memory_file() as answer, _memory_file() as noise:
             child = subprocess.Popen(
                 [sys.executable, "-B", "-P", "-m", _CHILD, *arguments],
@@ -81,7 +108,7 @@ class SelfTester:
                 start_new_session=True,
             )
             try:
-                self._await(child, interrupted)
+                self._await(child, interrupted, timeout_s)
             finally:
                 if child.poll() is None:
                     child.kill()
@@ -94,8 +121,8 @@ class SelfTester:
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise SelfTestCrashError(f"the self-test's process gave no verdict: {error}") from error
 
-    def _await(self, child: subprocess.Popen[bytes], interrupted: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + self.config.timeout_s
+    def _await(self, child: subprocess.Popen[bytes], interrupted: Callable[[], bool], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 child.wait(_POLL_S)
@@ -104,9 +131,7 @@ class SelfTester:
                 if interrupted():
                     raise InterruptedSelfTestError("the agent stops") from None
                 if time.monotonic() >= deadline:
-                    raise SelfTestTimeoutError(
-                        f"the self-test did not end within {self.config.timeout_s:g} s"
-                    ) from None
+                    raise SelfTestTimeoutError(f"the self-test did not end within {timeout_s:g} s") from None
 
 
 def _memory_file() -> IO[bytes]:

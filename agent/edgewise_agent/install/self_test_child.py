@@ -13,16 +13,21 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import msgspec
+from edgewise_protocol.latencies import Bin, Latencies, histogram, summarise
+
+from edgewise_agent.config import GatewayConfig
 
 MIB: Final = 1 << 20
 _LATENCY_RUNS: Final = 21
 _LATENCY_SECONDS: Final = 5.0
 _FILE_BYTES: Final = 4 * MIB
+_BENCH_CALLS: Final = 2_000_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +35,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: int
     nice: int
     threads: int = 1
+    bench_s: float = 0.0
+    """Seconds to time calls for; 0 is a self-test, which times a few."""
+    gateway: GatewayConfig | None = None
+    """The board on which the model is tested, where it is not this machine."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +47,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     text: str = ""
     measured: dict[str, float] = {}
+    latencies: Latencies | None = None
+    """Of a bench: its calls, and their histogram."""
+    histogram: tuple[Bin, ...] = ()
 
 
 def limit(limits: Limits) -> None:
@@ -62,8 +74,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def examine(folder: Path, threads: int) -> Verdict:
-    """Load, run, compare and measure the bundle in a folder."""
+def examine(folder: Path, threads: int, bench_s: float = 0.0, gateway: GatewayConfig | None = None) -> Verdict:
+    """Load, run, compare and measure the bundle in a folder; with `bench_s`, time calls for as long."""
     from edgewise_protocol.golden import compare
     from edgewise_protocol.manifest import MANIFEST_FILE, decode_manifest
     from safetensors.numpy import load_file
@@ -77,7 +89,7 @@ def examine(folder: Path, threads: int) -> Verdict:
     inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in manifest.inputs}
     expected = {spec.name: tensors[f"output.{spec.name}"] for spec in manifest.outputs}
     started = time.perf_counter()
-    engine = open_engine(manifest.requires.engine, folder / manifest.model_file, manifest, threads)
+    engine = open_engine(manifest.requires.engine, folder / manifest.model_file, manifest, threads, gateway, hold=True)
     load_ms = (time.perf_counter() - started) * 1000
     batch = max((spec.shape[0] for spec in manifest.inputs if spec.shape), default=-1)
     found = compare(manifest.golden, expected, _infer(engine, inputs, manifest.golden.samples, batch))
@@ -88,6 +100,7 @@ def examine(folder: Path, threads: int) -> Verdict:
         begun = time.perf_counter()
         engine.infer(single)
         times.append((time.perf_counter() - begun) * 1000)
+    bench = _time_calls(lambda: engine.infer(single), bench_s) if bench_s else []
     engine.close()
     measured = {
         "load_ms": load_ms,
@@ -97,7 +110,26 @@ def examine(folder: Path, threads: int) -> Verdict:
         "outliers": found.outliers,
         "top1": found.top1,
     }
-    return Verdict(code="" if found.passed else "self-test-golden", text=found.reason, measured=measured)
+    return Verdict(
+        code="" if found.passed else "self-test-golden",
+        text=found.reason,
+        measured=measured,
+        latencies=summarise(bench) if bench else None,
+        histogram=histogram(bench) if bench else (),
+    )
+
+
+def _time_calls(call: Callable[[], object], seconds: float) -> list[int]:
+    """Durations of calls for some seconds, nanoseconds; those of the first tenth warm up and do not count."""
+    begun, times = time.perf_counter(), list[int]()
+    while time.perf_counter() < begun + seconds / 10:
+        call()
+    ends = begun + seconds
+    while not times or (time.perf_counter() < ends and len(times) < _BENCH_CALLS):
+        start = time.perf_counter_ns()
+        call()
+        times.append(time.perf_counter_ns() - start)
+    return times
 
 
 def _infer(engine: Any, inputs: dict[str, Any], samples: int, batch: int) -> dict[str, Any]:
@@ -125,7 +157,7 @@ def main(arguments: list[str]) -> int:
     limits = msgspec.json.decode(arguments[1].encode(), type=Limits)
     limit(limits)
     try:
-        verdict = examine(Path(arguments[0]), limits.threads)
+        verdict = examine(Path(arguments[0]), limits.threads, limits.bench_s, limits.gateway)
     except MemoryError:
         verdict = _out_of_memory(limits)
     except OSError as error:

@@ -151,7 +151,7 @@ def _check_models(state: Path, installed: object, config: object) -> int:
 
     if not isinstance(installed, InstallState) or not isinstance(config, AgentConfig):
         raise TypeError("settings and state are of other types")
-    tester = SelfTester(config.self_test, config.engine_threads, simulated=True)
+    tester = SelfTester(config.self_test, config.engine_threads, simulated=True, gateway=config.gateway)
     store = Store(state / "store", config.min_free_mib)
     tried = 0
     for model in installed.models.values():

@@ -16,6 +16,7 @@ import msgspec
 from edgewise_protocol.manifest import Manifest
 from edgewise_protocol.sketches import Baseline
 
+from edgewise_agent.config import GatewayConfig
 from edgewise_agent.engines.base import Tensors
 from edgewise_agent.engines.errors import EngineError
 from edgewise_agent.engines.registry import open_engine
@@ -81,10 +82,14 @@ class ModelTable:
     Args:
         threads: threads within one inference.
         capacity: requests that may wait for one model.
+        gateway: the board that this agent stands for, if it does.
     """
 
-    def __init__(self, threads: int = 1, capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(
+        self, threads: int = 1, capacity: int = DEFAULT_CAPACITY, gateway: GatewayConfig | None = None
+    ) -> None:
         self._threads = threads
+        self._gateway = gateway
         self._capacity = capacity
         self._active: dict[str, ActiveModel] = {}
         self._retiring: list[Lane] = []
@@ -112,7 +117,7 @@ class ModelTable:
             EngineError: it cannot be loaded or does not answer; the version before stays active.
         """
         with self._activating:
-            engine = open_engine(manifest.requires.engine, model_path, manifest, self._threads)
+            engine = open_engine(manifest.requires.engine, model_path, manifest, self._threads, self._gateway)
             try:
                 engine.warm_up()
             except EngineError:

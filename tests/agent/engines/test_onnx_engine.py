@@ -134,11 +134,11 @@ def test_a_failure_inside_the_runtime_is_the_engines_error(files: Any) -> None:
 
 
 def test_unknown_engines_are_named(files: Any) -> None:
-    with pytest.raises(NoEngineError, match="it knows litert, onnxruntime"):
+    with pytest.raises(NoEngineError, match=r"it knows .*litert, .*onnxruntime"):
         open_engine("tensorrt", files.onnx_linear(W, B), files.manifest("tensorrt", [X], [LOGITS]))
 
 
 def test_installed_names_versions() -> None:
     found = installed()
-    assert set(found) == {"onnxruntime", "litert"}
+    assert {"onnxruntime", "litert"} <= set(found)
     assert all(version[0].isdigit() for version in found.values())
