@@ -53,6 +53,15 @@ def read_wheel(path: Path) -> tuple[WheelSpec, str, bytes]:
     return spec, metadata.get("requires-python", [""])[0], data
 
 
+def metadata_of(path: Path) -> Mapping[str, list[str]]:
+    """The headers of a wheel's METADATA by lower-case name; raises `RefusedError`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _headers(archive, "METADATA")
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise RefusedError(f"{path.name} is not a wheel: {error}") from error
+
+
 def build_agent(wheels: Sequence[Path], profile: Profile | None, number: int | None = None) -> tuple[Manifest, bytes]:
     """A bundle of kind `agent` from wheels: those of `NEEDED`, and any number of others.
 

@@ -8,13 +8,18 @@ import typer
 
 from edgewise_cli.commands import (
     agent_bundle,
+    agent_package,
+    bench,
+    convert,
     device,
     federate,
+    gate,
     group,
     keys,
     monitoring,
     passthrough,
     profiles,
+    prove,
     publish,
     rollout,
     rotation,
@@ -59,9 +64,14 @@ def _main(
 
 
 train.add_to(app)
+convert.add_to(app)
 sign.add_to(app)
 publish.add_to(app)
+bench.add_to(app)
+gate.add_to(app)
+prove.add_to(app)
 agent_bundle.add_to(app)
+agent_package.add_to(app)
 monitoring.add_to(app)
 server.add_to(app)
 passthrough.add_to(app)

@@ -51,7 +51,7 @@ def bundle_finished(
         model=finished.model,
         version=finished.version,
         task=finished.task,
-        labels=_labels(finished.labels) if finished.labels else (),
+        labels=read_labels(finished.labels) if finished.labels else (),
         origin=finished.origin,
     )
     try:
@@ -65,7 +65,8 @@ def bundle_finished(
     return bundles, [{**msgspec.to_builtins(r), "misses": list(r.misses())} for r in reports]
 
 
-def _labels(path: Path) -> tuple[str, ...]:
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The classes of a text file, one a line."""
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_LABEL_BYTES + 1)

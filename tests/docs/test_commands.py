@@ -36,9 +36,12 @@ SESSIONS: dict[str, tuple[str, ...]] = {
         "docs/guides/rollouts.md",
         "docs/guides/federated.md",
         "docs/guides/publish.md",
+        "docs/guides/proof.md",
         "docs/guides/devices.md",
     ),
+    "convert": ("docs/guides/convert.md", "docs/guides/microcontrollers.md"),
     "board": ("docs/guides/agent.md",),
+    "bench": ("docs/guides/bench.md",),
     "production": ("docs/operating/production.md", "docs/operating/recovery.md"),
     "survival": ("docs/operating/survival.md",),
 }

@@ -17,8 +17,8 @@ from edgewise_cli.commands.profiles import load as load_profile
 from edgewise_cli.errors import FilesError, NotInstalledError, RefusedError, UsageError
 from edgewise_cli.installed import need
 
-_USAGE: Final = frozenset({"config", "factory", "run-exists"})
-_FILES: Final = frozenset({"run-damaged"})
+_USAGE: Final = frozenset({"config", "factory", "run-exists", "metric"})
+_FILES: Final = frozenset({"run-damaged", "metric-scores"})
 _MISSING: Final = frozenset({"missing-extra", "converter-missing-extra"})
 
 Progress = Callable[[str, float | None], None]

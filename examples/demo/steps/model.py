@@ -22,7 +22,9 @@ def convert(world: World) -> None:
     """Convert for the three boards, and build the training bundle."""
     profiles = [word for device in world.devices for word in ("-p", device.profile)]
     out = world.folder / "bundles"
-    found = world.edgewise("convert", world.run, "--version", 1, *profiles, "--training", "--out", out)
+    found = world.edgewise(
+        "convert", world.run, "--version", 1, *profiles, "--precision", "default", "--training", "--out", out
+    )
     bundles = found["bundles"]
     rows = []
     for b in bundles:
