@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgewise_cli.agent_package import build, deb, tree, wheelhouse
+from edgewise_cli.agent_package import build, deb, debian, tree, wheelhouse
 from edgewise_cli.agent_package.needs import needs, platforms
-from edgewise_cli.errors import CliError, MissingError, RefusedError, UsageError
+from edgewise_cli.errors import CliError, MissingError, NotInstalledError, RefusedError, UsageError
 from edgewise_profiles import catalogue
 from packaging.specifiers import SpecifierSet
 
@@ -442,3 +442,14 @@ def test_an_install_that_fails_leaves_what_was_there(installer: Installer) -> No
     assert status != 0, said
     assert os.readlink(installer.prefix / "current") == before
     assert len(list((installer.prefix / "releases").iterdir())) == 1
+
+
+def test_debian_comes_from_apts_own_sources_or_from_where_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(debian.MIRROR, raising=False)
+    said = "http://one.example/debian bookworm main\nhttp://two.example/security bookworm-security main\n"
+    monkeypatch.setattr(debian, "_run", lambda *_: said)
+    assert debian.mirror_of("bookworm") == "http://one.example/debian"
+    with pytest.raises(NotInstalledError, match="EDGEWISE_DEBIAN_MIRROR"):
+        debian.mirror_of("trixie")
+    monkeypatch.setenv("EDGEWISE_DEBIAN_MIRROR", "http://three.example/debian")
+    assert debian.mirror_of("trixie") == "http://three.example/debian"

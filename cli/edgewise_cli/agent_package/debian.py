@@ -13,8 +13,7 @@ from typing import Final
 
 from edgewise_cli.errors import MissingError, NotInstalledError, RefusedError, TimedOutError, UnreachableError
 
-MIRROR_VARIABLE: Final = "EDGEWISE_DEBIAN_MIRROR"
-MIRROR: Final = "http://deb.debian.org/debian"
+MIRROR: Final = "EDGEWISE_DEBIAN_MIRROR"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 TIMEOUT_S: Final = 600
 
@@ -31,7 +30,7 @@ def fetch(packages: Sequence[str], suite: str, architecture: str, into: Path) ->
             raise NotInstalledError(f"this needs {tool}: make the package on a machine with Debian or Ubuntu")
     if not KEYRING.exists():
         raise NotInstalledError(f"{KEYRING} is missing: apt-get install debian-archive-keyring")
-    mirror = os.environ.get(MIRROR_VARIABLE, MIRROR)
+    mirror = mirror_of(suite)
     with tempfile.TemporaryDirectory(prefix="edgewise-apt-") as name:
         home = Path(name)
         env = _private(home, mirror, suite, architecture)
@@ -44,6 +43,24 @@ def fetch(packages: Sequence[str], suite: str, architecture: str, into: Path) ->
                 raise MissingError(f"{mirror} {suite} has no {package} for {architecture}", code="wheel-missing")
             found.append(Path(shutil.move(files[0], into / f"{package}.deb")))
     return found
+
+
+def mirror_of(suite: str) -> str:
+    """Where Debian's packages come from: EDGEWISE_DEBIAN_MIRROR, else where this machine's own apt takes that suite.
+
+    Raises:
+        NotInstalledError: neither is there.
+    """
+    if given := os.environ.get(MIRROR):
+        return given
+    wanted = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
+    lines = _run(wanted, dict(os.environ), Path("/"), "asking apt for its sources").splitlines()
+    sites = sorted({line.split()[0] for line in lines if line.split()[1:] == [suite, "main"]})
+    if not sites:
+        raise NotInstalledError(
+            f"this machine's apt knows no Debian {suite}: name a mirror of Debian in the variable {MIRROR}"
+        )
+    return sites[0]
 
 
 def unpack(deb: Path, into: Path) -> None:
@@ -79,9 +96,9 @@ def _apt(arguments: Sequence[str], env: dict[str, str], home: Path, mirror: str)
     except RefusedError as error:
         if "Unable to locate" in str(error):
             raise MissingError(str(error), code="wheel-missing") from error
-        raise UnreachableError(f"{mirror} ({MIRROR_VARIABLE}): {error}") from error
+        raise UnreachableError(f"{mirror} ({MIRROR}): {error}") from error
     if arguments[0] == "update" and ("Err:" in said or "W: Failed" in said):
-        raise UnreachableError(f"{mirror} ({MIRROR_VARIABLE}) cannot be read: {said[-500:]}")
+        raise UnreachableError(f"{mirror} ({MIRROR}) cannot be read: {said[-500:]}")
 
 
 def _run(words: Sequence[str], env: dict[str, str], cwd: Path, what: str) -> str:

@@ -97,6 +97,19 @@ def convert(
             help="Least value of the metric, 0 to 1.", min=0, max=1, rich_help_panel=_SEARCH, show_default=False
         ),
     ] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds, in place of the profile's budget.",
+            min=0,
+            rich_help_panel=_SEARCH,
+            show_default=False,
+        ),
+    ] = None,
+    max_size: Annotated[
+        int | None,
+        typer.Option(help="KiB, in place of the profile's budget.", min=1, rich_help_panel=_SEARCH, show_default=False),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -160,6 +173,8 @@ def convert(
         "objective": objective,
         "accuracy_drop": accuracy_drop,
         "min_metric": min_metric,
+        "max_latency_ms": max_latency,
+        "max_size_kib": max_size,
         "engine": engine,
         "trials": trials,
         "form": precision,

@@ -154,8 +154,12 @@ def cpuinfo(profile: Profile) -> str:
 
 
 def debootstrap_command(recipe: Recipe, root: str) -> list[str]:
-    """Unpacks Debian into a folder, and runs nothing of the target. Sources come by the standard input."""
+    """Unpacks Debian into a folder, and runs nothing of the target. Sources come by the standard input.
+
+    It mounts in the folder. What it mounts nobody else sees, and goes with it; it goes with this process, even killed.
+    """
     return [
+        *("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
         "mmdebstrap",
         "--mode=root",
         "--variant=extract",

@@ -24,6 +24,7 @@ _PACKAGE_OF: Final = {
     "apt-get": "apt",
     "unshare": "util-linux",
     "prlimit": "util-linux",
+    "setpriv": "util-linux",
     "chroot": "coreutils",
 }
 _APT_S: Final = 60.0
@@ -54,7 +55,7 @@ def program(name: str) -> str:
 def check_builder(recipe: Recipe) -> None:
     """Raise `ProofToolsError`, with all that is missing, unless a sysroot can be built here."""
     missing, packages = [], []
-    for name in ("mmdebstrap", "apt-get", recipe.qemu):
+    for name in ("mmdebstrap", "apt-get", "setpriv", "unshare", recipe.qemu):
         try:
             program(name)
         except ProofToolsError:

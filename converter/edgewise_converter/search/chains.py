@@ -115,6 +115,7 @@ CHAINS: Final[tuple[Chain, ...]] = (
     _tflite("", "int8", _p("tflite_int8")),
     _tflite("float inputs and outputs", "int8", _p("tflite_int8", io="float32")),
     _tflite("percentile", "int8", _p("tflite_int8", ranges="percentile")),
+    _tflite("percentile, float inputs and outputs", "int8", _p("tflite_int8", io="float32", ranges="percentile")),
     _tflite("average", "int8", _p("tflite_int8", ranges="average")),
     _tflite("", "int16x8", _p("tflite_int16x8")),
     Chain("as it is", _TFLITE, "tflite", "as it is", "tflite", (), True),

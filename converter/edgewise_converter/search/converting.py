@@ -20,7 +20,7 @@ from edgewise_converter.errors import ConverterError
 from edgewise_converter.files import make_folder, remove, write_atomically
 from edgewise_converter.hardware import Host, is_instruction_set, read_host
 from edgewise_converter.search.outcome import Kept, Outcome, encode_outcome
-from edgewise_converter.search.request import Request, result_key
+from edgewise_converter.search.request import Request, result_key, with_budget
 
 if TYPE_CHECKING:
     from edgewise_converter.search.bench import Bench
@@ -59,6 +59,7 @@ def convert_model(
         MissingExtraError, ConverterError.
     """
     _check(request, profiles)
+    profiles = [with_budget(profile, request) for profile in profiles]
     tell = progress or (lambda _text, _fraction: None)
     host = read_host()
     work = _Work(request, cache, host)

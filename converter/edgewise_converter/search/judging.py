@@ -17,7 +17,7 @@ from edgewise_converter.metrics.score import LARGEST, Score
 from edgewise_converter.search.candidates import Candidate
 from edgewise_converter.search.result import Objective, Row, Verdict
 
-TIE: Final = 0.03
+TIE: Final = 0.01
 """Latencies that differ by less are equal: the smaller file is taken, then the simpler form."""
 _KIB: Final = 1024
 

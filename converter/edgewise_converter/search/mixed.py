@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from edgewise_converter.errors import ConverterError
@@ -11,12 +13,16 @@ from edgewise_converter.passes.registry import PASSES
 from edgewise_converter.reporting.details import LayerDamage
 from edgewise_converter.search.bench import Bench
 from edgewise_converter.search.candidates import Candidate, keeping, layered
-from edgewise_converter.search.fewest import fewest
+from edgewise_converter.search.fewest import Excess, Hunt
 from edgewise_converter.search.judging import Trial
-from edgewise_converter.search.sensitivity import rank
+from edgewise_converter.search.sensitivity import Unit, rank
 
-MAX_FORMS: Final = 2
-"""Forms that are mended: the best of each engine and precision, the least lossy first."""
+MAX_KINDS: Final = 2
+"""An engine's precisions that are mended, the least lossy first."""
+MAX_BASES: Final = 3
+"""Forms of each that a mixed one may begin from, the least lossy first."""
+MAX_SETS: Final = 4
+"""Sets of equally few layers that are handed on: which is the fastest, or the smallest, is judged with all forms."""
 UNUSABLE: Final = 1e6
 Say = Callable[[str, float], None]
 
@@ -28,10 +34,11 @@ class Mixed(NamedTuple):
     layers: tuple[LayerDamage, ...]
 
 
-def worth_mending(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Forms that miss the accuracy budget alone, and can leave layers in float. Pure.
+def worth_mending(trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], ...]:
+    """Forms that miss the accuracy budget alone, and can leave layers in float; a group an engine's precision. Pure.
 
-    An engine's precision of which some form keeps the budget needs no mending.
+    An engine's precision of which some form keeps the budget needs no mending. Each group begins with
+    its least lossy form.
     """
     good = {_kind(t) for t in trials if not t.refused}
     missed = [
@@ -39,35 +46,98 @@ def worth_mending(trials: Sequence[Trial]) -> tuple[Trial, ...]:
         for t in trials
         if t.score is not None and t.refused and layered(t.candidate) is not None and _kind(t) not in good
     ]
-    best: dict[tuple[str, str], Trial] = {}
-    for trial in sorted(missed, key=lambda t: t.loss):
-        best.setdefault(_kind(trial), trial)
-    return tuple(best.values())[:MAX_FORMS]
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in sorted(missed, key=lambda t: (t.loss, t.score.relative_error if t.score else 0.0)):
+        groups.setdefault(_kind(trial), []).append(trial)
+    return tuple(tuple(group[:MAX_BASES]) for group in list(groups.values())[:MAX_KINDS])
 
 
-def mend(bench: Bench, trial: Trial, allowed_points: float, trials: int, say: Say) -> Mixed | None:
-    """The trial's form with the fewest layers in float such that the budget holds; None where none does.
+@dataclass(slots=True)
+class _Budget:
+    """What is left to try, of all bases together, and how far it is."""
+
+    trials: int
+    say: Say
+    spared: int = 0
+    done: int = 0
+    share: float = 0.0
+
+    def left(self) -> int:
+        """How many more sets may be tried now."""
+        return max(0, self.trials - self.spared - self.done)
+
+    def tell(self, text: str, share: float) -> None:
+        """Say what is done; a share never falls."""
+        self.share = max(self.share, share)
+        self.say(text, self.share)
+
+
+def mend(bench: Bench, bases: Sequence[Trial], allowed_points: float, trials: int, say: Say) -> tuple[Mixed, ...]:
+    """Of one of the bases, the forms with the fewest layers in float such that the budget holds; none where none does.
+
+    The shortest prefix of a ranking is looked for from every base; the one that needs the fewest layers
+    is then refined. Bases with the same layers are tried with what is found: they may be faster.
+
+    Args:
+        bench: the model's.
+        bases: forms of one engine and precision, the least lossy first.
+        allowed_points: points that may be lost.
+        trials: sets that are tried at most, of all bases together.
+        say: called with what is done, and the share of it that is behind.
 
     Raises:
-        ConverterError: its layers cannot be told.
+        ConverterError: no base's layers can be told.
     """
-    candidate = trial.candidate
+    budget = _Budget(trials, say)
+    rankings: dict[tuple[str, ...], list[Unit]] = {}
+    excesses: dict[str, tuple[Excess, tuple[str, ...]]] = {}
+    best: tuple[Candidate, Hunt] | None = None
+    for place, base in enumerate(bases):
+        form = base.candidate
+        layers = _layers_of(bench, form)
+        if len(layers) < 2:
+            continue
+        if layers not in rankings:
+            rankings[layers] = rank(bench, form, layers, partial(_ranking, budget, form, (place, len(bases))))
+        excess = _excess(bench, form, len(layers), allowed_points, budget)
+        excesses[form.name] = excess, layers
+        hunt = Hunt(rankings[layers], excess, budget.left)
+        hunt.bisect(below=best[1].count if best else None)
+        if hunt.count is not None:
+            best = form, hunt
+    if best is None:
+        return ()
+    form, hunt = best
+    layers = excesses[form.name][1]
+    alike = [
+        b.candidate for b in bases if b.candidate != form and excesses.get(b.candidate.name, ((), ()))[1] == layers
+    ]
+    budget.spared = min(len(alike), trials // 4)
+    hunt.refine()
+    sets = hunt.sets(MAX_SETS)
+    budget.spared = 0
+    found = [_mixed(form, kept, rankings[layers], i) for i, kept in enumerate(sets)]
+    for other in alike:
+        if budget.left() and excesses[other.name][0](sets[0]) <= 0:
+            found.append(_mixed(other, sets[0], rankings[layers], 0))
+    return tuple(found)
+
+
+def _ranking(budget: _Budget, form: Candidate, place: tuple[int, int], share: float) -> None:
+    budget.tell(f"{form.name}: which layers are sensitive", 0.5 * (place[0] + share) / place[1])
+
+
+def _layers_of(bench: Bench, candidate: Candidate) -> tuple[str, ...]:
     place = layered(candidate)
     tell = PASSES[candidate.steps[place].name].layers() if place is not None else None
-    if place is None or tell is None:
-        return None
-    layers = tell(bench.before_last(candidate, place))
-    if len(layers) < 2:
-        return None
-    ranked = rank(
-        bench, candidate, layers, lambda share: say(f"{candidate.name}: which layers are sensitive", share / 2)
-    )
-    done = 0
+    return tell(bench.before_last(candidate, place)) if place is not None and tell is not None else ()
 
+
+def _excess(bench: Bench, candidate: Candidate, layers: int, allowed_points: float, budget: _Budget) -> Excess:
     def excess(kept: tuple[str, ...]) -> float:
-        nonlocal done
-        done += 1
-        say(f"{candidate.name}: {len(kept)} of {len(layers)} layers in float", 0.5 + min(done / trials, 1.0) / 2)
+        budget.done += 1
+        told = f"{candidate.name}: {len(kept)} of {layers} layers in float"
+        budget.tell(told, min(budget.done / budget.trials, 1.0))
         form = keeping(candidate, kept)
         try:
             drop = bench.score(form, bench.make(form)).drop
@@ -75,13 +145,15 @@ def mend(bench: Bench, trial: Trial, allowed_points: float, trials: int, say: Sa
             return UNUSABLE
         return drop - allowed_points if math.isfinite(drop) else UNUSABLE
 
-    kept = fewest(ranked, excess, trials)
-    if kept is None:
-        return None
+    return excess
+
+
+def _mixed(candidate: Candidate, kept: tuple[str, ...], ranked: Sequence[Unit], number: int) -> Mixed:
     damage = tuple(
         LayerDamage(layer=name, damage=unit.damage, kept_float=name in kept) for unit in ranked for name in unit.layers
     )
-    return Mixed(keeping(candidate, kept), damage)
+    form = keeping(candidate, kept)
+    return Mixed(replace(form, name=f"{form.name}, set {number + 1}") if number else form, damage)
 
 
 def _kind(trial: Trial) -> tuple[str, str]:

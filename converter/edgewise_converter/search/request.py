@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from edgewise_profiles.schema import Profile
+from edgewise_profiles.schema import Profile, check
 from edgewise_protocol.bounds import MIB
 
 from edgewise_converter.cache import key_of
+from edgewise_converter.errors import ConverterError
 from edgewise_converter.hardware import Host
 from edgewise_converter.search.result import Objective
 
 RUN_FILE: Final = "run.json"
+MAX_LATENCY_MS: Final = 60_000
 _READ: Final = MIB
 _MAX_RUN_FILES: Final = 100
 
@@ -37,6 +39,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     accuracy_drop: float | None = None
     min_metric: float | None = None
     """Least value that the metric must reach, float too; in [0, 1]."""
+    max_latency_ms: float | None = None
+    max_size_kib: int | None = None
+    """Bounds that stand in for the profile's budget."""
     trials: int = 24
     engine: str | None = None
     """Forms of this engine alone."""
@@ -44,6 +49,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One form without a search: `default`, `int8`, `onnx-float16`, ..."""
     prove: str = "auto"
     """`auto`, `always` or `never`."""
+
+
+def with_budget(profile: Profile, request: Request) -> Profile:
+    """The profile, with the bounds that the request names in place of its own.
+
+    Raises:
+        ConverterError: a bound is not positive, or contradicts the rest of the profile.
+    """
+    budget = profile.budget
+    if (latency := request.max_latency_ms) is not None:
+        if not 0 < latency <= MAX_LATENCY_MS:
+            raise ConverterError(f"a latency bound lies between 0 and {MAX_LATENCY_MS} ms; {latency:g} was given")
+        budget = msgspec.structs.replace(budget, latency_ms=float(latency))
+    if (size := request.max_size_kib) is not None:
+        if size < 1:
+            raise ConverterError(f"a size bound is at least 1 KiB; {size} was given")
+        budget = msgspec.structs.replace(budget, model_size_kib=size)
+    changed = msgspec.structs.replace(profile, budget=budget)
+    if faults := check(changed):
+        raise ConverterError(f"{profile.id} cannot have this budget: {'; '.join(faults)}")
+    return changed
 
 
 def result_key(request: Request, profile: Profile, host: Host, provable: str) -> str | None:

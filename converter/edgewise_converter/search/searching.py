@@ -203,21 +203,23 @@ def _mix(
 ) -> list[Trial]:
     """Forms that lose too much, with their most sensitive layers in float."""
     found = []
-    for trial in worth_mending(trials):
-        say = partial(_within, progress, 0.55, 0.2)
+    groups = worth_mending(trials)
+    for place, bases in enumerate(groups):
+        say = partial(_within, progress, 0.55 + 0.2 * place / len(groups), 0.2 / len(groups))
+        stem = replace(bases[0].candidate, name=f"{bases[0].candidate.name}, mixed")
         try:
-            mixed = mend(bench, trial, aim.allowed(profile), aim.trials, say)
+            mixed = mend(bench, bases, aim.allowed(profile), aim.trials, say)
         except MissingExtraError:
             raise
         except ConverterError as error:
-            found.append(Trial(replace(trial.candidate, name=f"{trial.candidate.name}, mixed")).out(str(error), "pass"))
+            found.append(Trial(stem).out(str(error), "pass"))
             continue
-        if mixed is None:
-            reason = "no set of layers in float keeps the budget and leaves anything quantized"
-            found.append(Trial(replace(trial.candidate, name=f"{trial.candidate.name}, mixed")).out(reason, "accuracy"))
-            continue
-        layers[mixed.candidate.name] = mixed.layers
-        found.append(judge_one(bench, mixed.candidate, profile, aim, made))
+        if not mixed:
+            reason = "no set of layers in float that was tried keeps the budget and leaves anything quantized"
+            found.append(Trial(stem).out(reason, "accuracy"))
+        for form in mixed:
+            layers[form.candidate.name] = form.layers
+            found.append(judge_one(bench, form.candidate, profile, aim, made))
     return found
 
 

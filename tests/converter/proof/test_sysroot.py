@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ sleep 0.3
 {end}
 """
 
+APART = """#!/bin/sh
+while [ "$1" != mmdebstrap ]; do shift; done
+exec "$@"
+"""
+"""Without rights of root, what goes around mmdebstrap is left out."""
+MOUNTING = """
+mkdir -p "$root/dev/pts" && mount -t tmpfs none "$root/dev/pts"
+echo "$root" > "$(dirname "$0")/mounted"
+exec sleep 600
+"""
+
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -36,12 +48,14 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder.mkdir()
 
     def write(end: str = "exit 0") -> None:
-        for name, text in {"mmdebstrap": DEBIAN.replace("{end}", end), "other": "#!/bin/sh\nexit 0\n"}.items():
+        texts = {"mmdebstrap": DEBIAN.replace("{end}", end), "setpriv": APART, "other": "#!/bin/sh\nexit 0\n"}
+        for name, text in texts.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
 
     write()
-    monkeypatch.setattr(tools, "program", lambda name: str(folder / (name if name == "mmdebstrap" else "other")))
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(tools, "program", lambda name: str(folder / (name if name == "setpriv" else "other")))
     monkeypatch.setattr(tools, "check_builder", lambda _recipe: None)
     monkeypatch.setattr(tools, "debian_sources", lambda _suite, _mirror: "deb x y main\n")
     monkeypatch.setattr(sysroot, "wheels_command", lambda *_: ["other"])
@@ -114,6 +128,35 @@ def test_what_a_builder_that_died_has_left_is_removed(programs: Any, tmp_path: P
     assert sysroot.listing(tmp_path) == []
     sysroot.ensure(PI, tmp_path)
     assert not left.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_builder_that_is_killed_leaves_no_mount_and_no_program_behind(
+    programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmdebstrap mounts in what it builds: left behind, that could neither be removed nor built again."""
+    home, mounted = tmp_path / "home", tmp_path / "programs/mounted"
+    programs(MOUNTING)
+    monkeypatch.setattr(tools, "program", lambda name: shutil.which("setpriv" if name == "setpriv" else "true"))
+    builder = multiprocessing.get_context("fork").Process(target=_ensure, args=(home,))
+    builder.start()
+    while not mounted.exists():
+        assert builder.is_alive()
+    root = mounted.read_text().strip()
+    assert root not in Path("/proc/self/mountinfo").read_text()
+    builder.kill()
+    builder.join()
+    while any(root.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/mountinfo") if _is_there(path)):
+        pass
+    programs()
+    assert [s.root for s in [sysroot.ensure(PI, home)]] == sorted(home.glob("*/root"))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return bool(path.read_bytes())
+    except OSError:
+        return False
 
 
 def test_pruning_removes_what_is_not_kept_and_not_in_use(tmp_path: Path) -> None:

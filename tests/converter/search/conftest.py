@@ -83,6 +83,48 @@ def uneven(tmp_path: Path) -> Path:
     return path
 
 
+SHARED = 5
+"""Branches of `misleading` whose output is the same for all classes."""
+
+
+@pytest.fixture
+def misleading(tmp_path: Path) -> Path:
+    """A classifier whose largest errors under int8 change no class.
+
+    Layers `layer_s0` to `layer_s4` add to all classes one and the same large value; `layer_a` and `layer_b` tell the
+    classes apart, and between them one channel is 1,024 times as large as the others.
+    """
+    rng = np.random.default_rng(6)
+    first, second = (rng.normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH) for _ in range(2))
+    first[:, 0] *= TALL
+    second[0, :] /= TALL
+    weights = {"a": first, "b": second}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], name="layer_a"),
+        helper.make_node("Relu", ["p"], ["h"], name="relu_a"),
+        helper.make_node("MatMul", ["h", "b"], ["q"], name="layer_b"),
+        helper.make_node("Tanh", ["q"], ["sum0"], name="tanh_b"),
+    ]
+    for i in range(SHARED):
+        weights[f"v{i}"] = np.tile(rng.normal(size=(WIDTH, 1)) * 64, (1, WIDTH))
+        out = "y" if i == SHARED - 1 else f"sum{i + 1}"
+        nodes.append(helper.make_node("MatMul", ["x", f"v{i}"], [f"t{i}"], name=f"layer_s{i}"))
+        nodes.append(helper.make_node("Relu", [f"t{i}"], [f"r{i}"], name=f"relu_s{i}"))
+        nodes.append(helper.make_node("Add", [f"sum{i}", f"r{i}"], [out], name=f"add_{i}"))
+    graph = helper.make_graph(
+        nodes,
+        "misleading",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", WIDTH])],
+        [numpy_helper.from_array(matrix.astype(np.float32), name) for name, matrix in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    path = tmp_path / "misleading.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def narrowed(name: str, *targets: tuple[str, str], **budget: Any) -> Profile:
     """A profile of the catalogue with these targets alone, and no bound on latency."""
     profile = catalogue.load(name)

@@ -164,3 +164,17 @@ def test_a_version_that_makes_no_sense_is_refused(
             msgspec.structs.replace(request_, version=version), [profile], tmp_path / "out", cache=Cache(None)
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_bounds_can_stand_in_for_the_profiles_and_reach_the_manifest(
+    plain: Request, profile: Any, tmp_path: Path
+) -> None:
+    tight = msgspec.structs.replace(plain, max_size_kib=profile.budget.model_size_kib - 1, max_latency_ms=123.0)
+    (outcome,) = convert_model(tight, [profile], tmp_path, cache=Cache(tmp_path / "cache"))
+    assert outcome.passed
+    budget = manifest_of(outcome.path).budget
+    assert (budget.latency_ms, budget.size_bytes) == (123.0, 1024 * (profile.budget.model_size_kib - 1))
+    for wrong in ({"max_latency_ms": 0.0}, {"max_latency_ms": 1e9}, {"max_size_kib": 0}, {"max_size_kib": 2**30}):
+        with pytest.raises(ConverterError, match=r"bound|budget"):
+            convert_model(msgspec.structs.replace(plain, **wrong), [profile], tmp_path / "no", cache=Cache(None))
+    assert not (tmp_path / "no").exists()

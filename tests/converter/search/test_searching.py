@@ -12,11 +12,14 @@ import pytest
 from edgewise_converter.cache import Cache
 from edgewise_converter.errors import PassError
 from edgewise_converter.hardware import read_host
+from edgewise_converter.passes.registry import PASSES
 from edgewise_converter.search.bench import Bench
 from edgewise_converter.search.candidates import Origin, candidates, keeping, layered
+from edgewise_converter.search.fewest import Hunt
 from edgewise_converter.search.judging import Trial, accuracy_reason
-from edgewise_converter.search.mixed import mend, worth_mending
-from edgewise_converter.search.searching import Aim, search
+from edgewise_converter.search.mixed import MAX_BASES, mend, worth_mending
+from edgewise_converter.search.searching import Aim, judge_one, search
+from edgewise_converter.search.sensitivity import Unit, rank
 from edgewise_converter.sources.opening import open_model
 from edgewise_converter.sources.reading import Wanted
 
@@ -31,8 +34,8 @@ def silent(*_: Any) -> None:
     return None
 
 
-def bench_of(path: Path, samples: Path, cache: Path | None = None) -> Bench:
-    return Bench(open_model(str(path), Wanted(heldout=samples)), Cache(cache), read_host())
+def bench_of(path: Path, samples: Path, cache: Path | None = None, task: str = "") -> Bench:
+    return Bench(open_model(str(path), Wanted(heldout=samples, task=task)), Cache(cache), read_host())
 
 
 def test_a_small_onnx_file_becomes_a_smaller_one_within_the_budget(even: Path, samples: Path, narrow: Any) -> None:
@@ -113,9 +116,10 @@ def test_mixed_precision_keeps_the_fewest_layers_that_a_brute_force_finds(
     score = bench.score(full, bench.make(full))
     assert score.drop > 10, "the model is built to need float"
     trial = Trial(full, 1, score, None, accuracy_reason(score, budget), "accuracy")
-    assert worth_mending([trial]) == (trial,)
-    mixed = mend(bench, trial, budget, 24, silent)
-    assert mixed is not None
+    assert worth_mending([trial]) == ((trial,),)
+    told: list[float] = []
+    mixed, *others = mend(bench, [trial], budget, 24, lambda _text, share: told.append(share))
+    assert told == sorted(told) and told[-1] <= 1
     place = layered(full)
     assert place is not None
     kept = mixed.candidate.steps[place].config.keep_float
@@ -127,8 +131,62 @@ def test_mixed_precision_keeps_the_fewest_layers_that_a_brute_force_finds(
         if bench.score(form := keeping(full, chosen), bench.make(form)).drop <= budget
     ]
     assert len(kept) == min(enough) < len(layers)
-    assert bench.score(mixed.candidate, bench.make(mixed.candidate)).drop <= budget
+    assert len({m.candidate.name for m in (mixed, *others)}) == 1 + len(others)
+    for form in (mixed, *others):
+        assert len(form.candidate.steps[place].config.keep_float) == len(kept)
+        assert bench.score(form.candidate, bench.make(form.candidate)).drop <= budget
     assert {d.layer for d in mixed.layers if d.kept_float} == set(kept)
+
+
+def test_where_the_largest_error_moves_no_class_the_metric_finds_the_smaller_set(
+    misleading: Path, samples: Path, narrow: Any
+) -> None:
+    profile = narrow("x86-64-vnni", ("onnxruntime", "int8"), ("onnxruntime", "float32"))
+    bench, budget, trials = bench_of(misleading, samples, task="classification"), 5.0, 4
+    full = next(c for c in candidates(profile, Origin("onnx")) if c.name == "onnxruntime int8, not chained")
+    score = bench.score(full, bench.make(full))
+    trial = Trial(full, 1, score, None, accuracy_reason(score, budget), "accuracy")
+    assert trial.refused, "the model is built to need float"
+    place = layered(full)
+    assert place is not None
+    layers = PASSES[full.steps[place].name].layers()(bench.before_last(full, place))
+    by_metric = rank(bench, full, layers, silent)
+
+    def kept_by(units: list[Unit]) -> int | None:
+        tried: list[Any] = []
+
+        def excess(kept: tuple[str, ...]) -> float:
+            tried.append(kept)
+            return bench.score(form := keeping(full, kept), bench.make(form)).drop - budget
+
+        hunt = Hunt(units, excess, lambda: trials - len(tried))
+        hunt.bisect()
+        hunt.refine()
+        return hunt.count
+
+    by_error = sorted(by_metric, key=lambda unit: -unit.damage)
+    assert by_error[0] != by_metric[0] and by_metric[0].layers == ("layer_b",)
+    assert kept_by(by_metric) == 1
+    assert (kept_by(by_error) or len(layers)) > 1
+    mixed, *_ = mend(bench, [trial], budget, trials, silent)
+    assert mixed.candidate.steps[place].config.keep_float == ("layer_b",)
+
+
+def test_a_mixed_form_begins_from_the_base_that_needs_the_fewest(uneven: Path, samples: Path, narrow: Any) -> None:
+    """The least lossy form as it is need not be the one that mends best; all within one bound on trials."""
+    profile = narrow("x86-64-vnni", ("onnxruntime", "int8"), ("onnxruntime", "float32"))
+    bench, budget = bench_of(uneven, samples), 1.0
+    trials = [judge_one(bench, c, profile, Aim("size", budget), {}) for c in candidates(profile, Origin("onnx"))]
+    (bases,) = worth_mending(trials)
+    assert 1 < len(bases) <= MAX_BASES
+    assert [b.loss for b in bases] == sorted(b.loss for b in bases)
+
+    def kept(mixed: Any) -> int:
+        return sum(d.kept_float for d in mixed.layers)
+
+    alone = [kept(found[0]) for b in bases if (found := mend(bench, [b], budget, 24, silent))]
+    together = mend(bench, bases, budget, 24, silent)
+    assert together and kept(together[0]) == min(alone)
 
 
 def test_a_search_mends_what_loses_too_much(uneven: Path, samples: Path, narrow: Any) -> None:

@@ -1,0 +1,1 @@
+"""What `benchmarks/converter.py` measures: models with data, peers in environments of their own, one harness."""
