@@ -102,7 +102,7 @@ def test_latencies_within_one_per_cent_go_to_the_smaller_file_then_to_the_simple
     fast, small = form("fast", 100, 1.0), form("small", 90, 1.009)
     assert judging.winner_of([fast, small], "latency") is small
     assert judging.winner_of([fast, replace(small, latency_ms=1.011)], "latency") is fast
-    simple = form("simple", 90, 1.02)
+    simple = form("simple", 90, 1.005)
     assert judging.winner_of([replace(small, candidate=form("long", 90, 1, 3).candidate), simple], "latency") is simple
 
 
