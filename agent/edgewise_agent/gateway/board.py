@@ -20,6 +20,7 @@ from edgewise_protocol.frames import (
     ANSWER,
     HELLO,
     INVOKE,
+    MAX_HELLO,
     OVERHEAD,
     PROTOCOL,
     REFUSAL,
@@ -77,7 +78,9 @@ class Board:
         # A program of this machine may stand in for the board.
         self._image.chmod(0o700)
         self._line: Line | None = None
-        self._decoder, self._sequence = Decoder(), os.urandom(1)[0]
+        # Longer frames are not waited for: a board that claims them would keep this busy.
+        self._longest = max(MAX_HELLO, sum(tensor.size for tensor in file.firmware.outputs))
+        self._decoder, self._sequence = Decoder(self._longest), os.urandom(1)[0]
         self._lock: int | None = None
         self._greeted = False
 
@@ -191,7 +194,7 @@ class Board:
                     raise
 
     def _open(self) -> Line:
-        self._decoder = Decoder()
+        self._decoder = Decoder(self._longest)
         if self._config.device:
             return open_serial(self._config.device, self._config.baud)
         return open_command(_command(self._config.command, self._image))

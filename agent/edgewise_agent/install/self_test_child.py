@@ -146,8 +146,11 @@ def _infer(engine: Any, inputs: dict[str, Any], samples: int, batch: int) -> dic
     return {name: np.concatenate([group[name] for group in groups]) for name in groups[0]}
 
 
-def _out_of_memory(limits: Limits) -> Verdict:
-    return Verdict(code="self-test-memory", text=f"the model needs more than {limits.memory_mib} MiB of memory")
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an error is for want of memory: Python's, the kernel's, or that of a library that cannot be mapped."""
+    if isinstance(error, ImportError):  # glibc's dlopen says so and gives no number
+        return "failed to map segment" in str(error) or "Cannot allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def main(arguments: list[str]) -> int:
@@ -158,13 +161,13 @@ def main(arguments: list[str]) -> int:
     limit(limits)
     try:
         verdict = examine(Path(arguments[0]), limits.threads, limits.bench_s, limits.gateway)
-    except MemoryError:
-        verdict = _out_of_memory(limits)
-    except OSError as error:
-        verdict = _out_of_memory(limits) if error.errno == errno.ENOMEM else Verdict(code="self-test", text=str(error))
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the verdict, not this process's failure
         code = getattr(error, "code", "")
         verdict = Verdict(code=code if isinstance(code, str) and code else "self-test", text=str(error)[:1500])
+        if _lacks_memory(error):
+            verdict = Verdict(
+                code="self-test-memory", text=f"the model needs more than {limits.memory_mib} MiB of memory"
+            )
     with os.fdopen(answer, "wb") as out:
         out.write(msgspec.json.encode(verdict))
     return 0

@@ -16,12 +16,12 @@ from edgewise_converter.proof.recipe import (
 from edgewise_profiles import catalogue
 from edgewise_profiles.schema import Engine
 
-HERE = {"onnxruntime": "1.32.0", "ai-edge-litert": "2.3.0", "numpy": "2.4.6"}
+HERE = {"onnxruntime": "1.32.0", "ai-edge-litert": "2.3.0", "iree-base-runtime": "3.13.0", "numpy": "2.4.6"}
 
 
 def test_the_engines_have_this_hosts_versions_so_that_a_difference_is_the_processors() -> None:
     recipe = recipe_of(catalogue.load("raspberry-pi-4-64"), HERE)
-    assert set(recipe.requirements) == {"onnxruntime==1.32.0", "ai-edge-litert==2.3.0", "numpy==2.4.6"}
+    assert set(recipe.requirements) == {f"{name}=={version}" for name, version in HERE.items()}
     assert (recipe.cpu, recipe.architecture, recipe.qemu) == ("cortex-a72", "arm64", "qemu-aarch64-static")
 
 
@@ -83,6 +83,7 @@ def test_what_debian_brings_is_not_asked_of_pip() -> None:
 def test_every_profile_that_can_be_emulated_has_whole_commands(profile: object) -> None:
     recipe = recipe_of(profile, HERE)  # type: ignore[arg-type]
     built = debootstrap_command(recipe, "/r")
+    assert "--kill-child" in built[: built.index("mmdebstrap")]
     assert built[-3:] == [recipe.suite, "/r", "-"]
     assert not any("://" in word for word in built)
     wheels = wheels_command(recipe, "python", "/r")
