@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,8 +9,9 @@ import numpy as np
 from edgewise_protocol.manifest import TensorSpec
 from numpy.typing import NDArray
 
-from edgewise_converter.errors import RunError
+from edgewise_converter.errors import ModelFileError, RunError
 from edgewise_converter.libraries import need, quietly
+from edgewise_converter.program_file import load_program
 from edgewise_converter.requests import Requests, Tensors
 from edgewise_converter.run_directory import Run
 from edgewise_converter.run_record import MODEL_FILE
@@ -71,12 +71,13 @@ def load_source(run: Run) -> Source:
         RunError: it does not load, or is not of the form that the record describes.
         MissingExtraError: torch is not installed.
     """
-    torch = need("torch")
     data = run.read(MODEL_FILE)
     try:
         with quietly():
-            program = torch.export.load(io.BytesIO(data))
+            program = load_program(data, MODEL_FILE)
             module = program.module()
+    except ModelFileError as error:
+        raise RunError(str(error)) from error
     except Exception as error:
         raise RunError(f"{MODEL_FILE} is not a program that this torch can load: {error}") from error
     signature = program.graph_signature

@@ -109,7 +109,9 @@ class ForkedSelfTester(self_test.SelfTester):
 
     disarm: Callable[[], object] = staticmethod(lambda: None)
 
-    def _child(self, arguments: list[str], interrupted: Callable[[], bool]) -> self_test_child.Verdict:
+    def _child(
+        self, arguments: list[str], interrupted: Callable[[], bool], timeout_s: float
+    ) -> self_test_child.Verdict:
         answer, end = os.pipe()
         child = os.fork()
         if child == 0:

@@ -50,7 +50,7 @@ ANSWER_S = 30.0
 _one_at_a_time = threading.Lock()
 
 
-def _examine_inside(tester: SelfTester, arguments: list[str], _interrupted: Any) -> Verdict:
+def _examine_inside(tester: SelfTester, arguments: list[str], _interrupted: Any, _timeout_s: float) -> Verdict:
     with _one_at_a_time:
         try:
             return examine(Path(arguments[0]), tester.threads)

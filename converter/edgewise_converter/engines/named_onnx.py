@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,10 @@ from edgewise_converter.errors import EngineError, ModelFileError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.passes.onnx_graph import output_scale
 
+FIRST_S: Final = 120.0
+"""For the first answer: a file's loops may have no end, and nothing else in onnxruntime bounds them."""
 _ERRORS_ONLY: Final = 3
+_FATAL_ONLY: Final = 4
 _ORT_CONTAINER: Final = b"ORTM"
 """File identifier of onnxruntime's own container."""
 _NARROW: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger")
@@ -43,6 +47,7 @@ class NamedOnnx(NamedModel):
     engine = "onnxruntime"
 
     def __init__(self, data: bytes, threads: int = 1) -> None:
+        self._answered = False
         ort = need("onnxruntime")
         self.version = str(ort.__version__)
         options = ort.SessionOptions()
@@ -69,10 +74,30 @@ class NamedOnnx(NamedModel):
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         names = [spec.name for spec in self.outputs]
         try:
-            answers = self._session.run(names, dict(feeds))
+            answers = self._session.run(names, dict(feeds)) if self._answered else self._first(names, feeds)
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"onnxruntime fails on the model: {str(error)[:400]}") from error
         return {name: np.asarray(answer) for name, answer in zip(names, answers, strict=True)}
+
+    def _first(self, names: list[str], feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
+        """The first answer, in a thread of its own: that it takes too long, or that the user ends it, ends it."""
+        options = need("onnxruntime").RunOptions()
+        options.log_severity_level = _FATAL_ONLY
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self._session.run, names, dict(feeds), options)
+            try:
+                answers: list[Any] = running.result(FIRST_S)
+            except TimeoutError:
+                raise EngineError(
+                    f"onnxruntime has no answer to the first request after {FIRST_S:g} s: the model is too large for "
+                    "a device, or holds a loop without an end"
+                ) from None
+            finally:
+                options.terminate = True
+        self._answered = True
+        return answers
 
     def steps(self) -> dict[str, float]:
         """See `NamedModel.steps`."""

@@ -146,7 +146,10 @@ def fit(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
         raise SampleError(f"the sample of {spec.name!r} holds {bad} values that are NaN or infinite")
     if array.dtype.kind not in "biuf":
         raise SampleError(f"the sample of {spec.name!r} is {array.dtype}; the model takes {_say(spec)}")
-    cast: NDArray[Any] = array.astype(wanted)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast: NDArray[Any] = array.astype(wanted)
+    if wanted.kind == "f" and not np.isfinite(cast).all():
+        raise SampleError(f"the sample of {spec.name!r} holds values beyond the range of {spec.dtype}")
     exact = array.dtype == wanted or (array.dtype.kind == wanted.kind == "f") or np.array_equal(cast, array)
     if not exact:
         raise SampleError(f"the sample of {spec.name!r} is {array.dtype}; the model takes {_say(spec)}")

@@ -36,6 +36,8 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bundle's golden inputs were run."""
     layers: tuple[LayerDamage, ...] = ()
     """Of a mixed-precision search, in any order."""
+    layers_of: str = ""
+    """Name of the form that they are of; not always the winner."""
     damage_unit: str = "relative output error"
     created_at: str = ""
     """UTC, ISO 8601."""

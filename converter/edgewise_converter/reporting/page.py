@@ -115,7 +115,8 @@ def _layers(more: Details) -> str:
     if not more.layers:
         return ""
     kept = sum(one.kept_float for one in more.layers)
-    told = f"{kept} of {len(more.layers)} layers stay in float; the others are quantized."
+    form = f"<b>{_text(more.layers_of)}</b>: " if more.layers_of else ""
+    told = f"{form}{kept} of {len(more.layers)} layers stay in float; the others are quantized."
     if len(more.layers) > svg.MAX_LAYERS:
         told += f" The {svg.MAX_LAYERS} most sensitive are drawn."
     return (

@@ -17,6 +17,8 @@ HTML, PNG = ".report.html", ".report.png"
 def reports_of(outcome: Outcome, found: Found, manifest: Manifest, bench: Bench) -> dict[str, bytes]:
     """Reports by their suffix; without matplotlib there is no picture."""
     entry = next(e for e in manifest.files if e.name == manifest.model_file)
+    winner = found.winner.name if found.winner else ""
+    mixed = winner if winner in found.layers else next(iter(found.layers), "")
     details = reporting.Details(
         bundle=f"{outcome.model}-{outcome.version}-{outcome.profile}.ewb",
         bundle_sha256=outcome.sha256,
@@ -26,7 +28,8 @@ def reports_of(outcome: Outcome, found: Found, manifest: Manifest, bench: Bench)
         profile_sha256=manifest.lineage.get("profile_sha256", ""),
         versions=library_versions(),
         proofs=outcome.proofs,
-        layers=next(iter(found.layers.values()), ()),
+        layers=found.layers.get(mixed, ()),
+        layers_of=mixed,
         created_at=outcome.created_at,
     )
     reports = {HTML: reporting.html(found.result, details)}

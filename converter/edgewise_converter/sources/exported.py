@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from edgewise_protocol.bounds import MAX_BUNDLE_BYTES
 
 from edgewise_converter.errors import ModelFileError
-from edgewise_converter.libraries import need, quietly
+from edgewise_converter.program_file import load_program
 from edgewise_converter.requests import Tensors
 from edgewise_converter.sources.model import Model
 from edgewise_converter.sources.reading import Wanted, arrays_of
@@ -26,20 +25,13 @@ def read(path: Path, wanted: Wanted) -> Model:
         SampleError, MetricError: the samples are not such as it takes.
         MissingExtraError: torch is not installed.
     """
-    torch = need("torch")
     try:
         if path.stat().st_size > MAX_BUNDLE_BYTES:
             raise ModelFileError(f"{path.name} has {path.stat().st_size} bytes; at most {MAX_BUNDLE_BYTES} are read")
         data = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        with quietly():
-            program = torch.export.load(io.BytesIO(data))
-    except Exception as error:
-        raise ModelFileError(
-            f"{path.name} is not a program that this torch can load, or is cut short: {str(error)[:300]}"
-        ) from error
+    program = load_program(data, path.name)
     arrays = arrays_of(wanted)
     source = source_of(program, _example(program), path.name)
     return model_of(source, path.name, arrays, wanted, hashlib.sha256(data).hexdigest())

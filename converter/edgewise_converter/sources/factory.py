@@ -61,7 +61,7 @@ def make(what: str) -> Any:
         found = getattr(importlib.import_module(module_name), function)()
     except (ImportError, AttributeError) as error:
         raise ModelFileError(f"{what}: {error}; write MODULE:FUNCTION, importable from the current folder") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelFileError(f"the factory {what} failed: {type(error).__name__}: {str(error)[:300]}") from error
     if not isinstance(found, torch.nn.Module):
         raise ModelFileError(f"the factory {what} gives a {type(found).__name__}; a torch.nn.Module is needed")
@@ -94,10 +94,10 @@ def _rows(what: str, names: tuple[str, ...], arrays: Tensors, state: set[str]) -
 def _export(torch: Any, module: Any, feeds: Tensors, what: str) -> Any:
     free = tuple({0: torch.export.Dim("batch")} for _ in feeds)
     # torch raises what it likes; the second attempt tells what is wrong.
-    with contextlib.suppress(Exception), quietly(), torch.no_grad():
+    with contextlib.suppress(Exception), quietly(progress_bars=True), torch.no_grad():
         return torch.export.export(module, tuple(map(torch.from_numpy, feeds.values())), dynamic_shapes=free)
     try:
-        with quietly(), torch.no_grad():
+        with quietly(progress_bars=True), torch.no_grad():
             return torch.export.export(module, tuple(torch.from_numpy(a[:1]) for a in feeds.values()))
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -68,9 +68,9 @@ def source_of(program: Any, feeds: Tensors, what: str) -> Source:
         ModelFileError: it does not run on it, or gives what is no tensor.
     """
     torch = need("torch")
-    module = program.module()
-    evaluating(module)
     try:
+        module = program.module()
+        evaluating(module)
         with torch.no_grad():
             answers = module(*(torch.from_numpy(array) for array in feeds.values()))
     except FOREIGN as error:

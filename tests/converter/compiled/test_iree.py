@@ -1,116 +1,17 @@
-"""Danger: native code that stops or answers wrongly on the device, for a feature that its processor has not."""
+"""Runs `inside_iree.py` in a process of its own: IREE's runtime reports leaks at the end of one that holds much else."""
 
 from __future__ import annotations
 
-from typing import Any
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
-from edgewise_converter.engines.named_onnx import NamedOnnx
-from edgewise_converter.engines.opening import open_artifact
-from edgewise_converter.errors import EngineError, PassError
-from edgewise_converter.passes.artifact import Artifact, Materials
-from edgewise_converter.passes.compiled_catalogue import IreeCompileConfig
-from edgewise_converter.passes.iree_compile import explain
-from edgewise_converter.passes.iree_target import TRIPLES, engine_range, features_of, flags_of
-from edgewise_converter.passes.registry import PASSES
-from edgewise_converter.requests import Requests
-from edgewise_profiles import catalogue
-from onnx import TensorProto, helper, numpy_helper
-
-pytest.importorskip("iree.compiler", reason="the extra iree is not installed")
-FOREIGN = "riscv64"
-OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-RNG = np.random.default_rng(3)
-X = RNG.normal(size=(6, 2, 5, 5)).astype(np.float32)
 
 
-def network(batch: Any = "n", last: str = "Relu", domain: str = "") -> bytes:
-    weights = {
-        "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
-        "g": RNG.normal(size=(36, 3)).astype(np.float32),
-        "b": RNG.normal(size=3).astype(np.float32),
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"]),
-        helper.make_node("Flatten", ["c"], ["f"]),
-        helper.make_node("Gemm", ["f", "g", "b"], ["l"]),
-        helper.make_node(last, ["l"], ["y"], domain=domain),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "main_graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 2, 5, 5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
-        [numpy_helper.from_array(a, n) for n, a in weights.items()],
-    )
-    made = helper.make_model(graph, opset_imports=OPSETS, ir_version=10)
-    return bytes(made.SerializeToString(deterministic=True))
-
-
-def compiled(data: bytes, machine: Any) -> Artifact:
-    named = NamedOnnx(data)
-    materials = Materials("small", named.inputs, named.outputs, Requests({"x": X}))
-    config = IreeCompileConfig(machine=machine, features=features_of(machine, ()))
-    found: Artifact = PASSES["iree_compile"].load()(materials, Artifact(data, "onnx", "float32"), config)
-    return found
-
-
-MACHINES = [m if m == FOREIGN else pytest.param(m, marks=pytest.mark.slow) for m in sorted(TRIPLES)]
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_code_for_every_machine_answers_as_the_graph_does(machine: Any) -> None:
-    data = network()
-    wanted = NamedOnnx(data).infer({"x": X})["y"]
-    made = compiled(data, machine)
-    assert made.format == "vmfb" and made.signature is not None
-    assert (made.stand_in is None) == (machine == "x86_64") or machine == "aarch64"
-    found = open_artifact(made).infer({"x": X})["y"]
-    assert np.allclose(found, wanted, atol=1e-4, rtol=1e-4)
-
-
-def test_a_module_is_the_same_twice_and_tells_no_path() -> None:
-    data = network()
-    first, second = compiled(data, FOREIGN), compiled(data, FOREIGN)
-    assert first == second
-    assert b"/tmp" not in first.data and b"edgewise-iree" not in first.data
-
-
-def test_a_fixed_batch_stays_fixed_in_what_a_client_is_told() -> None:
-    made = compiled(network(batch=2), FOREIGN)
-    assert made.signature is not None
-    assert made.signature.inputs[0].shape == (2, 2, 5, 5) and made.signature.outputs[0].shape == (2, 3)
-    assert open_artifact(made).infer({"x": X})["y"].shape == (6, 3)
-
-
-def test_an_operator_that_iree_does_not_know_is_named() -> None:
-    with pytest.raises(PassError, match="QuickGelu"):
-        compiled(network(last="QuickGelu", domain="com.microsoft"), FOREIGN)
-
-
-def test_a_missing_c_function_is_explained() -> None:
-    log = "iree-lld: error: undefined symbol: fmaxf\nmodel.mlir:1:1: error: failed to link executable"
-    assert "fmaxf" in explain(log) and "float32" in explain(log)
-    assert explain("") == "it said nothing"
-    assert "/tmp" not in explain("/tmp/edgewise-iree-x/model.mlir:3:1: error: failed to legalize operation")
-
-
-def test_a_module_for_another_machine_or_cut_short_is_refused() -> None:
-    made = compiled(network(), FOREIGN)
-    for data in (made.data, made.data[:200]):
-        with pytest.raises(EngineError):
-            open_artifact(Artifact(data, "vmfb", "float32", made.signature))
-
-
-def test_only_promised_features_are_used() -> None:
-    board = catalogue.load("raspberry-pi-4-64")
-    flags = " ".join(flags_of(board.machine, features_of(board.machine, board.cpu.features)))
-    assert "+crc" in flags and "aes" not in flags and "cortex" not in flags
-    assert features_of("x86_64", ("avx512_vnni", "unheard_of")) == ("sse2", "avx512vnni")
-    assert "lp64d" in " ".join(flags_of("riscv64", features_of("riscv64", ())))
-
-
-def test_a_module_asks_for_the_runtime_of_its_compilers_minor_version() -> None:
-    assert engine_range("3.13.0") == ("3.13.0", "3.14")
-    assert engine_range("3.13.0+local") == ("3.13.0", "3.14")
+@pytest.mark.parametrize("marker", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_compiling_by_iree(marker: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", marker, str(Path(__file__).with_name("inside_iree.py"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout or "skipped" in done.stdout

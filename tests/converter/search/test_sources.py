@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgewise_converter.errors import ConverterError, MetricError, ModelFileError, RunError, SampleError
+from edgewise_converter.engines import named_onnx
+from edgewise_converter.errors import ConverterError, EngineError, MetricError, ModelFileError, RunError, SampleError
 from edgewise_converter.requests import Requests
 from edgewise_converter.sources.feeding import Samples, Shape, requests_of, split
 from edgewise_converter.sources.opening import open_model
@@ -223,6 +224,9 @@ def broken():
 
 def no_module():
     return 3
+
+def leaving():
+    raise SystemExit(0)
 """
 
 
@@ -258,6 +262,7 @@ def test_a_module_without_a_free_batch_is_exported_for_one(own_code: str, tmp_pa
         ("broken", "weights are gone"),
         ("no_module", "a torch.nn.Module is needed"),
         ("missing", "MODULE:FUNCTION"),
+        ("leaving", "the factory .* failed: SystemExit"),
     ],
 )
 def test_a_factory_that_fails_says_how(own_code: str, tmp_path: Path, function: str, named: str) -> None:
@@ -282,6 +287,70 @@ def test_an_exported_program_is_read_and_a_truncated_one_refused(tmp_path: Path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ModelFileError, match="cut short"):
         open_model(str(path), Wanted(heldout=samples))
+
+
+def test_labels_of_a_class_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "linear.onnx"
+    path.write_bytes(linear(4, 3))
+    samples = saved(tmp_path / "s.npz", x=np.ones((8, 4), np.float32), y=np.full(8, 3))
+    with pytest.raises(SampleError, match=r"the class 3.*0 to 2"):
+        open_model(str(path), Wanted(heldout=samples))
+
+
+def test_values_beyond_an_inputs_range_are_refused_and_not_taken_for_infinite(tmp_path: Path) -> None:
+    path = tmp_path / "linear.onnx"
+    path.write_bytes(linear(4, 3))
+    samples = saved(tmp_path / "s.npz", x=np.full((8, 4), 1e300))
+    with pytest.raises(SampleError, match="beyond the range of FP32"):
+        open_model(str(path), Wanted(heldout=samples))
+
+
+def test_a_loop_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Add", ["v", "v"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 4]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [1, 4]),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["", "yes", "x"], ["y"], body=body)],
+        "endless",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [onnx.numpy_helper.from_array(np.array(True), "yes")],
+    )
+    path = tmp_path / "endless.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+    monkeypatch.setattr(named_onnx, "FIRST_S", 0.5)
+    model = open_model(str(path), Wanted(heldout=saved(tmp_path / "s.npz", x=np.ones((8, 4), np.float32))))
+    with pytest.raises(EngineError, match="a loop without an end"):
+        model.reference_outputs()
+
+
+def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        open_model(str(tmp_path / "nothing"), Wanted(heldout=tmp_path / "s.npz"))
+
+
+def linear(inputs: int, outputs: int) -> bytes:
+    """An ONNX file of one matrix of ones, with a free batch."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["scores"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", inputs])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", outputs])],
+        [onnx.numpy_helper.from_array(np.ones((inputs, outputs), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def test_a_run_brings_its_own_samples(digits_run: Path, samples: Path) -> None:
