@@ -1,4 +1,4 @@
-"""Runs `inside_iree.py` in a process of its own: IREE's runtime reports leaks at the end of one that holds much else."""
+"""Runs `inside_iree.py` apart: IREE's runtime reports leaks at the end of a process that holds much else."""
 
 from __future__ import annotations
 

@@ -139,6 +139,7 @@ def test_the_page_holds_all_and_says_what_was_measured_where() -> None:
             LayerDamage(layer="conv1", damage=0.5, kept_float=True),
             LayerDamage(layer="fc", damage=0, kept_float=False),
         ),
+        layers_of="int8 <mixed>",
     )
     page = Page(reporting.html(result(notes=("few samples",)), details))
     for said in (
@@ -148,6 +149,7 @@ def test_the_page_holds_all_and_says_what_was_measured_where() -> None:
         "on x86_64, Some CPU, engine 1.32.0, on real hardware",
         "under an emulator. That proves loading and numerics, never latency.",
         "4.00 x smaller, 2.00 x faster than float",
+        "int8 <mixed>",
         "1 of 2 layers stay in float",
         "few samples",
         "ab" * 32,
