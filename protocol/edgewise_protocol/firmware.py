@@ -111,7 +111,8 @@ def unpack(data: bytes) -> FirmwareFile:
             members = {info.filename: archive.read(info) for info in infos}
     except msgspec.ValidationError as error:
         raise BundleError(f"the firmware file holds a member with a strange name: {error}") from error
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, KeyError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError, OverflowError, KeyError) as error:
+        # RuntimeError: a member that says it is encrypted, or stored in a way that Python does not have.
         raise BundleError(f"this is not a firmware file: {error}") from error
     text = members.pop(DESCRIPTION_FILE)
     if len(text) > _MAX_DESCRIPTION:

@@ -28,6 +28,8 @@ _HELLO: Final = struct.Struct("<HBBI32s")
 _STATS: Final = struct.Struct("<IIII")
 _SIZE: Final = struct.Struct("<I")
 _MAX_TENSORS: Final = 8
+MAX_HELLO: Final = _HELLO.size + 2 * _MAX_TENSORS * _SIZE.size
+"""Bytes of the longest greeting."""
 OVERHEAD: Final = len(MAGIC) + _HEAD.size + _CRC.size
 
 REFUSALS: Final[dict[int, str]] = {

@@ -34,7 +34,7 @@ class Comparison:
 def compare(golden: Golden, expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Comparison:
     """Compare outputs by name, each of shape (samples, ...).
 
-    A missing output or another shape fails; NaN equals only NaN.
+    A missing output or another shape fails; NaN equals only NaN, and an infinity only itself.
     """
     worst, outside, elements, agreeing, samples = 0.0, 0, 0, 0, 0
     for name, want in expected.items():
@@ -44,15 +44,18 @@ def compare(golden: Golden, expected: Mapping[str, NDArray[Any]], got: Mapping[s
             return Comparison(
                 False, f"output {name!r}: {list(want.shape)} was expected, got {shape}", _LARGEST, 1.0, 0.0
             )
-        a, b = want.astype(np.float64), have.astype(np.float64)
+        a, b = np.atleast_1d(want.astype(np.float64)), np.atleast_1d(have.astype(np.float64))
         atol, rtol = golden.tolerance(name)
         with np.errstate(all="ignore"):
             error = np.abs(a - b)
             error[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
             error[np.isnan(error)] = np.inf
-            outside += int((error > atol + rtol * np.abs(a)).sum())
+            # What is not finite has no tolerance: it is as large as itself, or no number, and would allow anything.
+            outside += int((error > np.where(np.isfinite(a), atol + rtol * np.abs(a), 0.0)).sum())
         elements += error.size
         worst = max(worst, float(error.max(initial=0.0)))
+        if not error.size:
+            continue
         rows_a, rows_b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
         if rows_a.shape[1] > 1:
             agreeing += int((rows_a.argmax(1) == rows_b.argmax(1)).sum())

@@ -26,6 +26,8 @@ MAX_TENSORS: Final = 8
 """Inputs, and outputs, of one model."""
 _FLOAT: Final = np.dtype(np.float32)
 _INT8: Final = np.dtype(np.int8)
+_SMALLEST_SCALE: Final = 2.0**-120
+"""Below which factors leave float32."""
 
 
 class UnsupportedModelError(PassError):
@@ -209,8 +211,12 @@ def _check(graph: Graph, name: str) -> None:
                 f"{name}: the tensor {graph.tensors[index].name[:80]!r} {why}; "
                 "quantize the model to full int8 first (pass tflite_int8)"
             )
+    made = set(graph.inputs)
     for op in graph.ops:
         for index in op.outputs:
+            if index in made or graph.tensors[index].data is not None:
+                raise refuse(op, f"tensor {index}, its output, has a value before it", "the file is damaged")
+            made.add(index)
             why = activation_fault(graph.tensors[index])
             if why:
                 raise refuse(op, f"its output {why}", "quantize the model to full int8 first (pass tflite_int8)")
@@ -220,8 +226,8 @@ def activation_fault(tensor: Tensor) -> str | None:
     """Why a tensor cannot be an activation in C; None where it can."""
     if tensor.dtype != _INT8:
         return f"is {tensor.dtype}, not int8"
-    if len(tensor.scales) != 1 or not math.isfinite(tensor.scale) or tensor.scale <= 0:
-        return f"has {len(tensor.scales)} scales, or one that is not positive"
+    if len(tensor.scales) != 1 or not _SMALLEST_SCALE <= tensor.scale < math.inf:
+        return f"has {len(tensor.scales)} scales, or one that is not positive, or next to 0"
     if not -128 <= tensor.zero_point <= 127:
         return f"has the zero point {tensor.zero_point}, which is no int8"
     if not tensor.shape or len(tensor.shape) > MAX_RANK or min(tensor.shape) < 1 or tensor.size > MAX_TENSOR_ELEMENTS:

@@ -34,6 +34,7 @@ def run(
     limit_s: float,
     max_output: int = 0,
     environment: Mapping[str, str] | None = None,
+    folder: str = "/",
     tell: Callable[[str], None] | None = None,
 ) -> Done:
     """Run a program to its end, in a session of its own, which is killed where this is left early.
@@ -44,6 +45,7 @@ def run(
         limit_s: after which it is killed.
         max_output: bytes of its standard output that are kept; more make it fail.
         environment: its own; this process's by default.
+        folder: that it is started in.
         tell: called with each line of its error stream.
 
     Raises:
@@ -60,7 +62,7 @@ def run(
             stderr=subprocess.PIPE,
             env=None if environment is None else dict(environment),
             start_new_session=True,
-            cwd="/",
+            cwd=folder,
         )
         ended, log = False, ""
         try:

@@ -100,6 +100,8 @@ def recipe_of(profile: Profile, installed: Mapping[str, str]) -> Recipe:
         NoEmulationError: the profile cannot be emulated.
     """
     emulation = profile.emulation
+    if profile.mcu is not None:
+        raise NoEmulationError(f"{profile.id} needs no sysroot: its firmware is proven in qemu-system-arm as it is")
     if emulation is None:
         raise NoEmulationError(
             f"{profile.id} cannot be emulated: its profile names no emulator, since none has what the processor "

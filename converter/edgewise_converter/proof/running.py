@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def emulated_command(there: Sysroot, *, memory: int, cpu_s: float, root: bool) -
     who = [f"--userspec={_NOBODY}:{_NOBODY}", "--groups="] if root else []
     return [
         *(tools.program("unshare"), *apart, *(() if root else ("--user", "--map-root-user"))),
-        *(tools.program("prlimit"), f"--as={memory}", f"--cpu={int(cpu_s)}", f"--nofile={_FILES}", "--core=0"),
+        *(tools.program("prlimit"), f"--as={memory}", f"--cpu={int(cpu_s)}", "--core=0"),
+        *(f"--nofile={_FILES}", f"--fsize={_MAX_ANSWER}"),
         *(tools.program("chroot"), *who, str(there.root)),
         *(there.qemu, "-cpu", there.recipe.cpu, "-E", f"LD_LIBRARY_PATH={':'.join(there.recipe.libraries)}"),
         *(there.python, "-I", "-B", "-c", script()),
@@ -124,7 +126,12 @@ def run_native(manifest: Manifest, model: bytes, inputs: Mapping[str, NDArray[An
         ProofError: the process ended without an answer.
     """
     data = request(manifest, model, inputs, engine=engine, paths=[p for p in sys.path if p])
-    return _run(native_command(), data, NATIVE_S, dict(os.environ), "this host")
+    # Data that an ONNX file names beside itself are looked for there, and nowhere else.
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgewise-proof-") as folder:
+            return _run(native_command(), data, NATIVE_S, dict(os.environ), "this host", folder)
+    except OSError as error:
+        raise ProofError(f"the golden inputs could not be run on this host: {error.strerror}") from error
 
 
 def run_emulated(manifest: Manifest, model: bytes, inputs: Mapping[str, NDArray[Any]], there: Sysroot) -> Answer:
@@ -143,10 +150,14 @@ def script() -> str:
     return Path(runner.__file__).read_text(encoding="utf-8")
 
 
-def _run(command: list[str], data: bytes, limit_s: float, environment: Mapping[str, str], where: str) -> Answer:
+def _run(
+    command: list[str], data: bytes, limit_s: float, environment: Mapping[str, str], where: str, folder: str = "/"
+) -> Answer:
     started = time.perf_counter()
     try:
-        done = process.run(command, data=data, limit_s=limit_s, max_output=_MAX_ANSWER, environment=environment)
+        done = process.run(
+            command, data=data, limit_s=limit_s, max_output=_MAX_ANSWER, environment=environment, folder=folder
+        )
     except OSError as error:
         raise ProofError(f"the golden inputs could not be run on {where}: {error.strerror}") from error
     seconds = time.perf_counter() - started

@@ -41,6 +41,8 @@ _POLL_S: Final = 0.2
 _MIN_FREE: Final = 1 << 30
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _DEBIAN_STAGES: Final = {"running apt-get update": 0.05, "downloading packages": 0.1, "extracting archives": 0.3}
+_PATHS: Final = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
+"""Where the programs of a Debian are that builds, whatever this process's own PATH."""
 _CPU_LISTS: Final = ("possible", "present", "online")
 
 
@@ -218,7 +220,9 @@ def _build(recipe: Recipe, home: Path, tell: Progress, mirror: str | None) -> No
 
 def _step(command: list[str], data: bytes, what: str, tell: Callable[[str], None]) -> None:
     command[0] = tools.program(command[0])
-    done = process.run(command, data=data, limit_s=_STEP_S, max_output=1 << 20, tell=tell)
+    paths = os.pathsep.join((os.environ.get("PATH", ""), *_PATHS)).lstrip(os.pathsep)
+    environment = {**os.environ, "PATH": paths}
+    done = process.run(command, data=data, limit_s=_STEP_S, max_output=1 << 20, environment=environment, tell=tell)
     if done.timed_out:
         raise SysrootError(f"{what} could not be fetched within {_STEP_S / 60:.0f} minutes: {done.log[-600:]}")
     if done.status != 0:
@@ -252,6 +256,8 @@ def _furnish(recipe: Recipe, root: Path) -> None:
     emulator = root / "usr/bin" / recipe.qemu
     shutil.copyfile(tools.program(recipe.qemu), emulator)
     emulator.chmod(0o755)
+    with contextlib.suppress(FileNotFoundError):  # whoever runs in here writes nothing, and finds nothing of others
+        (root / "tmp").chmod(0o755)
     (root / "proc").mkdir(exist_ok=True)
     (root / "proc/cpuinfo").write_text(recipe.cpuinfo)
     cpus = root / "sys/devices/system/cpu"

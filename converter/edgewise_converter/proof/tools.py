@@ -64,7 +64,7 @@ def check_builder(recipe: Recipe) -> None:
     if missing:
         raise ProofToolsError(
             f"building a sysroot needs {', '.join(missing)}, which this machine lacks: "
-            f"sudo apt-get install {' '.join(packages)}"
+            f"sudo apt-get install {' '.join(dict.fromkeys(packages))}"
         )
     if find_spec("pip") is None:
         raise ProofToolsError("building a sysroot needs pip, which this Python lacks: python -m ensurepip")

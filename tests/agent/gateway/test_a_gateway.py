@@ -80,6 +80,19 @@ def test_a_board_that_breaks_off_is_asked_again(path: Path, manifest: Any, meant
         engine.close()
 
 
+def test_a_board_that_claims_a_long_frame_is_not_waited_for(
+    path: Path, manifest: Any, meant: Any, tmp_path: Path
+) -> None:
+    """One that claims frames longer than its answers, again and again, would keep the gateway busy with checksums."""
+    script = tmp_path / "long.sh"
+    script.write_text('printf "EW\\202\\001\\000\\000\\020\\000"\nexec "$1"\n')
+    engine = C99Engine(path, manifest(), gateway(f"sh {script} {{image}}", timeout_s=2.0, attempts=1))
+    try:
+        np.testing.assert_allclose(engine.infer({"x": X})["logits"], meant(0.2, X), atol=0.21)
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,78 @@ def test_every_single_byte_of_damage_gives_code_or_our_error(new_graph: Any, tmp
             generate(bytes(broken))
         except (ModelFileError, UnsupportedModelError):
             continue
+
+
+def test_a_constant_by_another_shape_keeps_its_values(new_graph: Any, host: Any, oracle: Any) -> None:
+    g = new_graph()
+    x = g.input((1, 4), 0.1)
+    known = g.constant(np.array([[10], [20], [30], [40]], np.int8), 0.1)
+    to = g.constant(np.array([1, 4], np.int32))
+    view = g.op("RESHAPE", [known, to], g.tensor((1, 4), 0.1), schema.ReshapeOptionsT(newShape=[1, 4]))
+    data = g.build(g.op("ADD", [x, view], g.tensor((1, 4), 0.2), schema.AddOptionsT(), 2))
+    given = np.array([[1, -2, 3, -4]], np.int8)
+    assert np.array_equal(host(data).run(given)[0], oracle(data, [given])[0])
+
+
+def softmax(g: Any, depth: int) -> bytes:
+    y = g.tensor((1, depth), 1 / 256, -128)
+    return bytes(g.build(g.op("SOFTMAX", [g.input((1, depth), 0.1)], y, schema.SoftmaxOptionsT(beta=1.0), 2)))
+
+
+def test_of_many_equal_classes_each_has_next_to_nothing(new_graph: Any, host: Any) -> None:
+    """1/511 of 256 steps rounds to one; TFLite Micro shifts by more than 31 bits beyond that, and stops."""
+    for depth, step in ((511, -127), (512, -128), (4095, -128)):
+        (found,) = host(softmax(new_graph(), depth)).run(np.full((1, depth), 7, np.int8))
+        assert (found == step).all(), depth
+    sure = np.full((1, 4095), -128, np.int8)
+    sure[0, 17] = 127
+    (found,) = host(softmax(new_graph(), 4095)).run(sure)
+    assert found[0, 17] == 127 and found.sum() == 127 - 128 * 4094
+    refused(softmax(new_graph(), 4096), "SOFTMAX", "4096 classes")
+
+
+def rescaled(g: Any, scale: float) -> bytes:
+    y = g.tensor((1, 4), scale)
+    return bytes(g.build(g.op("MUL", [g.input((1, 4), 1.0), g.input((1, 4), 1.0)], y, schema.MulOptionsT(), 2)))
+
+
+def test_scales_out_of_all_proportion_are_refused(new_graph: Any) -> None:
+    refused(rescaled(new_graph(), 2.0**-30), "MUL", "too small")
+    refused(rescaled(new_graph(), 1e-44), "next to 0")
+    generate(rescaled(new_graph(), 2.0**-20))
+
+
+@pytest.mark.parametrize("change", [{"dilationHFactor": 1 << 30}, {"strideH": (1 << 31) - 1}, {"strideW": 0}])
+def test_steps_that_32_bits_do_not_hold_are_refused(change: dict[str, int], new_graph: Any) -> None:
+    g = new_graph()
+    w = g.constant(np.ones((1, 3, 3, 1), np.int8), 0.1)
+    steps = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, **change}
+    options = schema.Conv2DOptionsT(padding=0, **steps)
+    x, y = g.input((1, 4, 4, 1), 0.1), g.tensor((1, 4, 4, 1), 0.1)
+    refused(g.build(g.op("CONV_2D", [x, w, -1], y, options, 3)), "CONV_2D", "no more than")
+
+
+def test_a_tensor_that_is_written_twice_is_refused(new_graph: Any) -> None:
+    g = new_graph()
+    x, known = g.input((1, 4), 0.1), g.constant(np.ones((1, 4), np.int8), 0.1)
+    for output in (x, known, g.op("QUANTIZE", [x], g.tensor((1, 4), 0.1), schema.QuantizeOptionsT(), 2)):
+        count = len(g.graph.operators)
+        g.op("QUANTIZE", [x], output, schema.QuantizeOptionsT(), 2)
+        refused(g.build(g.op("ADD", [x, output], g.tensor((1, 4), 0.2), schema.AddOptionsT(), 2)), "value before")
+        del g.graph.operators[count:]
+
+
+def test_sums_wrap_and_stay_defined(new_graph: Any, tmp_path: Path) -> None:
+    """Biases at both ends of 32 bits: whoever compiles the code without -fwrapv gets the same answers."""
+    flags = ["-std=c99", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-o", str(tmp_path / "program")]
+    for name, text in generate(dense(new_graph())).files.items():
+        (tmp_path / name).write_bytes(text)
+    (tmp_path / "main.c").write_text(
+        '#include "model.h"\nint main(void) { int8_t x[8] = {127, 127, 127, 127, 127, 127, 127, 127}, y[5];\n'
+        "  int bad = model_invoke(x, y); for (int i = 0; i < 8; ++i) x[i] = -128; return bad + model_invoke(x, y); }\n"
+    )
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    subprocess.run(["gcc", *flags, str(tmp_path / "main.c"), str(tmp_path / "model.c")], check=True, timeout=60)
+    done = subprocess.run([str(tmp_path / "program")], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -68,6 +68,8 @@ def test_cpuinfo_is_the_boards() -> None:
 def test_a_processor_that_no_emulator_has_is_refused() -> None:
     with pytest.raises(NoEmulationError, match="x86-64-vnni cannot be emulated"):
         recipe_of(catalogue.load("x86-64-vnni"), HERE)
+    with pytest.raises(NoEmulationError, match="mps2-an386 needs no sysroot"):
+        recipe_of(catalogue.load("mps2-an386"), HERE)
 
 
 def test_what_debian_brings_is_not_asked_of_pip() -> None:

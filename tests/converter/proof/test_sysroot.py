@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from edgewise_converter.proof.recipe import Recipe
 from edgewise_converter.proof.sysroot import Sysroot
 from edgewise_profiles import catalogue
 
+_MOUNTS = Path("/proc/self/mountinfo")
 PI = catalogue.load("raspberry-pi-4-64")
 
 DEBIAN = """#!/bin/sh
@@ -24,7 +27,7 @@ root=
 for word; do case "$word" in -) ;; /*) root="$word" ;; esac; done
 cat > /dev/null
 echo "I: downloading packages with apt..." >&2
-mkdir -p "$root/usr/bin" && echo built >> "$root/built"
+mkdir -p "$root/usr/bin" && mkdir -m 1777 "$root/tmp" && echo built >> "$root/built"
 sleep 0.3
 {end}
 """
@@ -80,6 +83,7 @@ def test_one_is_built_once_and_found_again(programs: Any, tmp_path: Path) -> Non
     made = sysroot.ensure(PI, home, lambda text, share: told.append((text, share)))
     assert made == sysroot.find(PI, home) == sysroot.ensure(PI, home)
     assert (made.root / "built").read_text() == "built\n"
+    assert (made.root / "tmp").stat().st_mode & 0o7777 == 0o755
     assert "cortex-a72" in str(told)
     assert [share for _, share in told] == sorted(share for _, share in told)
     assert "0xd08" in (made.root / "proc/cpuinfo").read_text()
@@ -137,26 +141,34 @@ def test_a_builder_that_is_killed_leaves_no_mount_and_no_program_behind(
     """mmdebstrap mounts in what it builds: left behind, that could neither be removed nor built again."""
     home, mounted = tmp_path / "home", tmp_path / "programs/mounted"
     programs(MOUNTING)
-    monkeypatch.setattr(tools, "program", lambda name: shutil.which("setpriv" if name == "setpriv" else "true"))
-    builder = multiprocessing.get_context("fork").Process(target=_ensure, args=(home,))
-    builder.start()
-    while not mounted.exists():
-        assert builder.is_alive()
-    root = mounted.read_text().strip()
-    assert root not in Path("/proc/self/mountinfo").read_text()
-    builder.kill()
-    builder.join()
-    while any(root.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/mountinfo") if _is_there(path)):
-        pass
+    real = str(shutil.which("setpriv", path=os.defpath))
+    with monkeypatch.context() as apart:
+        apart.setattr(tools, "program", lambda name: real if name == "setpriv" else "true")
+        builder = multiprocessing.get_context("fork").Process(target=_ensure, args=(home,))
+        builder.start()
+        try:
+            while not mounted.exists():
+                assert builder.is_alive()
+            root = mounted.read_text().strip()
+            assert root not in _MOUNTS.read_text()
+            assert any(root in text for text in _mounts_of_all())
+        finally:
+            builder.kill()
+            builder.join()
+    deadline = time.monotonic() + 30
+    while any(root in text for text in _mounts_of_all()):
+        assert time.monotonic() < deadline
     programs()
-    assert [s.root for s in [sysroot.ensure(PI, home)]] == sorted(home.glob("*/root"))
+    assert [sysroot.ensure(PI, home).root] == list(home.glob("*/root"))
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return bool(path.read_bytes())
-    except OSError:
-        return False
+def _mounts_of_all() -> list[str]:
+    """Mounts as each process sees them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(path.read_text())
+    return found
 
 
 def test_pruning_removes_what_is_not_kept_and_not_in_use(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_everything_that_is_missing_is_named_at_once(recipe: Recipe, monkeypatch
         return None
 
     monkeypatch.setattr(shutil, "which", which)
-    with pytest.raises(ProofToolsError, match="sudo apt-get install mmdebstrap apt qemu-user-static"):
+    with pytest.raises(ProofToolsError, match="sudo apt-get install mmdebstrap apt util-linux qemu-user-static"):
         tools.check_builder(recipe)
     with pytest.raises(ProofToolsError, match="unshare is not installed: sudo apt-get install util-linux"):
         tools.program("unshare")

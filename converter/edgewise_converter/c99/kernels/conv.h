@@ -29,7 +29,7 @@ static inline void ew_taps(int32_t origin, int32_t dilation, int32_t taps, int32
 static inline int32_t ew_dot(const int8_t *x, const int8_t *w, int32_t count, int32_t offset) {
   int32_t sum = 0;
   for (int32_t i = 0; i < count; ++i) {
-    sum += ((int32_t)x[i] + offset) * (int32_t)w[i];
+    sum = ew_plus(sum, ((int32_t)x[i] + offset) * (int32_t)w[i]);
   }
   return sum;
 }
@@ -54,11 +54,12 @@ static inline void ew_conv_2d(const struct ew_conv *p, const int8_t *x, const in
             const int8_t *row = x + (top + a * p->dilation_h) * p->in_w * p->in_c + channel;
             const int8_t *taps = filter + a * p->filter_w * p->filter_c;
             if (groups == 1 && p->dilation_w == 1) {
-              sum += ew_dot(row + (left + e0) * p->in_c, taps + e0 * p->filter_c, (e1 - e0) * p->filter_c, p->in_offset);
+              sum = ew_plus(sum, ew_dot(row + (left + e0) * p->in_c, taps + e0 * p->filter_c, (e1 - e0) * p->filter_c,
+                                        p->in_offset));
             } else {
               for (int32_t e = e0; e < e1; ++e) {
-                sum += ew_dot(row + (left + e * p->dilation_w) * p->in_c, taps + e * p->filter_c, p->filter_c,
-                              p->in_offset);
+                sum = ew_plus(sum, ew_dot(row + (left + e * p->dilation_w) * p->in_c, taps + e * p->filter_c,
+                                          p->filter_c, p->in_offset));
               }
             }
           }
@@ -88,7 +89,8 @@ static inline void ew_depthwise_conv_2d(const struct ew_conv *p, const int8_t *x
             const int8_t *row = x + (top + a * p->dilation_h) * p->in_w * p->in_c + channel;
             const int8_t *taps = w + a * p->filter_w * p->out_c + o;
             for (int32_t e = e0; e < e1; ++e) {
-              sum += ((int32_t)row[(left + e * p->dilation_w) * p->in_c] + p->in_offset) * (int32_t)taps[e * p->out_c];
+              const int32_t value = (int32_t)row[(left + e * p->dilation_w) * p->in_c] + p->in_offset;
+              sum = ew_plus(sum, value * (int32_t)taps[e * p->out_c]);
             }
           }
           *y++ = ew_clamp(ew_rescale(sum, multiplier[o], shift[o]) + p->out_offset, p->low, p->high);
@@ -102,7 +104,7 @@ static inline void ew_fully_connected(const struct ew_dense *p, const int8_t *x,
                                       const int32_t *multiplier, const int8_t *shift, int8_t *y) {
   for (int32_t r = 0; r < p->rows; ++r, x += p->in_c) {
     for (int32_t o = 0; o < p->out_c; ++o) {
-      const int32_t sum = bias[o] + ew_dot(x, w + o * p->in_c, p->in_c, p->in_offset);
+      const int32_t sum = ew_plus(bias[o], ew_dot(x, w + o * p->in_c, p->in_c, p->in_offset));
       *y++ = ew_clamp(ew_rescale(sum, multiplier[o], shift[o]) + p->out_offset, p->low, p->high);
     }
   }

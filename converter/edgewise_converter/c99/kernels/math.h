@@ -29,6 +29,9 @@ static inline int32_t ew_rescale(int32_t x, int32_t multiplier, int shift) {
   return ew_rounding_shift(ew_doubling_high(scaled, multiplier), right);
 }
 
+/* A sum that wraps, as every machine computes it. */
+static inline int32_t ew_plus(int32_t a, int32_t b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
+
 static inline int8_t ew_clamp(int32_t x, int32_t low, int32_t high) {
   return (int8_t)(x < low ? low : (x > high ? high : x));
 }

@@ -90,7 +90,9 @@ static inline void ew_softmax_rows(const struct ew_softmax *p, const int8_t *x, 
     for (int32_t c = 0; c < p->depth; ++c) {
       const int32_t difference = x[c] - largest;
       if (difference >= p->smallest) {
-        const int32_t value = ew_rounding_shift(ew_doubling_high(scale, ew_exp_of(p, difference)), exponent);
+        const int32_t share = ew_doubling_high(scale, ew_exp_of(p, difference));
+        /* Of more than 511 equal ones, each is less than half a step. */
+        const int32_t value = exponent > 31 ? 0 : ew_rounding_shift(share, exponent);
         y[c] = ew_clamp(value - 128, INT8_MIN, INT8_MAX);
       } else {
         y[c] = INT8_MIN;

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise_converter.c99.fixed_point import multiplier_of
-from edgewise_converter.c99.graph import Tensor, refuse
+from edgewise_converter.c99.graph import MAX_TENSOR_ELEMENTS, Tensor, refuse
 from edgewise_converter.c99.operators.emission import Emission, Site
 
 _HEADER = "conv.h"
@@ -89,7 +88,8 @@ def fully_connected(site: Site) -> Emission:
     tensor = site.graph.tensors[site.op.inputs[1]]
     if len(tensor.scales) == 1:
         # One scale: the reference kernel multiplies the two scales in float32.
-        product = float(np.float32(x.scale) * np.float32(tensor.scale))
+        with np.errstate(over="ignore"):
+            product = float(np.float32(x.scale) * np.float32(tensor.scale))
         factors = [product / float(y.scale)] * out_c
     else:
         factors = [float(x.scale) * s / float(y.scale) for s in scales]
@@ -117,7 +117,7 @@ _CONSTANTS = ("{c.w}", "{c.b}", "{c.m}", "{c.s}")
 def _constants(site: Site, weights: NDArray[Any], out_c: int, factors: list[float]) -> dict[str, NDArray[Any]]:
     bias = np.zeros(out_c, np.int32) if site.optional(2) is None else site.constant(2, np.int32, "bias")
     site.expect(bias.size, out_c, "bias's length")
-    multipliers = [multiplier_of(factor) for factor in factors]
+    multipliers = [site.factor(factor) for factor in factors]
     return {
         "w": weights,
         "b": bias,
@@ -148,9 +148,10 @@ def window(
     same = int(site.op.option("padding")) == _SAME
     out, pads = [], []
     for extent, count, stride, dilation in zip(size, taps, strides, dilations, strict=True):
-        if min(count, stride, dilation) < 1:
-            raise refuse(site.op, f"its filter {count}, stride {stride}, dilation {dilation}", "each must be positive")
         reach = (count - 1) * dilation + 1
+        if min(count, stride, dilation) < 1 or max(reach, stride) > MAX_TENSOR_ELEMENTS:
+            told = f"its filter is {count}, its stride {stride}, its dilation {dilation}"
+            raise refuse(site.op, told, "each must be positive, and no more than a tensor has")
         steps = -(-extent // stride) if same else (extent - reach) // stride + 1
         if steps < 1:
             raise refuse(site.op, f"its filter of {reach} does not go into {extent}", "export the model again")

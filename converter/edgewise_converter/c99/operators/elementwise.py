@@ -38,7 +38,7 @@ def _sum(site: Site, kernel: str) -> Emission:
 def mul(site: Site) -> Emission:
     """The product of the scales goes into one factor."""
     scales = float(site.activation(0).scale), float(site.activation(1).scale)
-    factor = multiplier_of(scales[0] * scales[1] / float(site.output.scale))
+    factor = site.factor(scales[0] * scales[1] / float(site.output.scale))
     return _binary(site, "ew_mul", (_NONE, _NONE, factor), 0)
 
 
@@ -95,7 +95,7 @@ def relu6(site: Site) -> Emission:
 def _requantize(site: Site, limits: tuple[int, int]) -> Emission:
     x, y = site.activation(0), site.output
     site.expect(y.shape, x.shape, "output's shape")
-    factor = multiplier_of(float(x.scale) / float(y.scale))
+    factor = site.factor(float(x.scale) / float(y.scale))
     fields = {
         "count": x.size,
         "in_zero": x.zero_point,

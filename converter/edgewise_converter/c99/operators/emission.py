@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,12 +10,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise_converter.c99.fixed_point import ACTIVATIONS, activation_range
+from edgewise_converter.c99.fixed_point import ACTIVATIONS, Multiplier, activation_range, multiplier_of
 from edgewise_converter.c99.graph import Graph, Op, Tensor, activation_fault, refuse
 from edgewise_converter.c99.storage import Sharing
 
 Value = int | tuple[int, ...]
 _QUANTIZE: Final = "quantize the model to full int8 first (pass tflite_int8)"
+_LARGEST_SHIFT: Final = 29
+"""Beyond which kernels differ in what they saturate."""
 _EXPORT: Final = "export the model otherwise, or split it"
 
 
@@ -95,6 +98,13 @@ class Site:
         if kind not in ACTIVATIONS:
             raise refuse(self.op, f"its activation is number {kind}", "use RELU, RELU6 or none")
         return activation_range(kind, self.output.scale, self.output.zero_point)
+
+    def factor(self, real: float) -> Multiplier:
+        """A factor between scales; raises `UnsupportedModelError` where it is out of all proportion."""
+        found = multiplier_of(real) if math.isfinite(real) else None
+        if found is None or found.shift > _LARGEST_SHIFT:
+            raise refuse(self.op, "its output's scale is too small for its inputs'", "calibrate the model again")
+        return found
 
     def same_quantization(self, *places: int) -> None:
         """Hold inputs to the output's scale and zero point, for operators that move bytes."""

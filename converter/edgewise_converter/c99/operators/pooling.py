@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 
-from edgewise_converter.c99.fixed_point import Multiplier, multiplier_of
+from edgewise_converter.c99.fixed_point import Multiplier
 from edgewise_converter.c99.graph import refuse
 from edgewise_converter.c99.operators.convolution import window
 from edgewise_converter.c99.operators.emission import Emission, Site
 
 _HEADER = "pool.h"
+_MAX_REDUCED = 1 << 22
+"""int8 values whose sum 32 bits hold."""
 
 
 def average_pool_2d(site: Site) -> Emission:
@@ -62,7 +64,9 @@ def mean(site: Site) -> Emission:
     outer, inner = math.prod(x.shape[: axes[0]]), math.prod(x.shape[axes[-1] + 1 :])
     reduced = math.prod(x.shape[a] for a in axes)
     site.expect(y.size, outer * inner, "output's size")
-    factor = _shared(multiplier_of(float(x.scale) / float(y.scale)), reduced)
+    if reduced > _MAX_REDUCED:
+        raise refuse(site.op, f"it adds up {reduced} values, and {_MAX_REDUCED} are the most", "take the mean in steps")
+    factor = _shared(site.factor(float(x.scale) / float(y.scale)), reduced)
     fields = {
         "outer": outer,
         "reduced": reduced,

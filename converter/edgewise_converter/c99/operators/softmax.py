@@ -7,6 +7,9 @@ from edgewise_converter.c99.graph import refuse
 from edgewise_converter.c99.operators.emission import Emission, Site
 from edgewise_converter.c99.storage import Sharing
 
+_MAX_DEPTH = 4095
+"""Exponentials are added up with 12 bits before the point."""
+
 
 def softmax(site: Site) -> Emission:
     """The output has the scale 1/256 and the zero point -128, as the reference kernel fixes it."""
@@ -14,6 +17,8 @@ def softmax(site: Site) -> Emission:
     site.expect(y.shape, x.shape, "output's shape")
     if abs(y.scale * 256 - 1) > 1e-3 or y.zero_point != -128:
         raise refuse(site.op, f"its output's scale is {y.scale:g}, not 1/256", "quantize the model again")
+    if x.shape[-1] > _MAX_DEPTH:
+        raise refuse(site.op, f"it goes over {x.shape[-1]} classes, and {_MAX_DEPTH} are the most", "leave it out")
     beta = float(site.op.option("beta", 1.0))
     if not beta > 0:
         raise refuse(site.op, f"its beta is {beta:g}", "export it with a positive one")
