@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, Final
@@ -70,6 +71,28 @@ def quietly(*, progress_bars: bool = False) -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+@contextlib.contextmanager
+def native_quiet() -> Iterator[None]:
+    """Hold back what native code writes to the standard error stream itself, past Python's.
+
+    For short calls into an engine alone: another thread's lines would be lost, too.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no such stream
+        yield
+        return
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.close(nothing)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -268,8 +268,12 @@ def _fixed(shell: Shell, run: Path, profile: list[str], out: Path, version: int,
 def _show(shell: Shell, outcome: Any) -> None:
     """The Pareto table, and what became of the winner."""
     reporting = need("edgewise_converter.reporting.table", "converter")
-    columns, rows = reporting.table(outcome.search)
+    columns, rows = reporting.front(outcome.search)
     shell.table(f"{outcome.profile}: {outcome.model}", list(columns), [list(row) for row in rows])
+    if rest := reporting.others(outcome.search):
+        shell.say("not taken:")
+        for why, names in rest:
+            shell.say(f"  {why}: {'; '.join(names)}")
     for note in outcome.search.notes:
         shell.say(f"note: {note}")
     if not outcome.passed:

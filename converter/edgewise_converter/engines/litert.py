@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgewise_converter.engines.runner import Array, Runner
 from edgewise_converter.errors import EngineError
-from edgewise_converter.libraries import need, quietly
+from edgewise_converter.libraries import native_quiet, need, quietly
 
 
 class Affine(NamedTuple):
@@ -39,7 +39,7 @@ class LitertRunner(Runner):
         module = need("ai_edge_litert.interpreter")
         self.version = str(need("importlib.metadata").version("ai-edge-litert"))
         try:
-            with quietly():
+            with quietly(), native_quiet():  # LiteRT tells of its delegate
                 self._interpreter = module.Interpreter(model_content=data, num_threads=1)
                 self._interpreter.allocate_tensors()
                 (self._input,) = self._interpreter.get_input_details()

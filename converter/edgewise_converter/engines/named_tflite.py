@@ -18,7 +18,7 @@ from edgewise_converter.engines.dtypes import PROTOCOL
 from edgewise_converter.engines.litert import Affine, affine_of
 from edgewise_converter.engines.named import FREE, NamedModel, Tensors, common_batch, with_free_batch
 from edgewise_converter.errors import EngineError, ModelFileError
-from edgewise_converter.libraries import need, quietly
+from edgewise_converter.libraries import native_quiet, need, quietly
 from edgewise_converter.tflite_file.forms import precision_of
 from edgewise_converter.tflite_file.operators import is_stateful
 from edgewise_converter.tflite_file.reading import read
@@ -61,7 +61,7 @@ class NamedTflite(NamedModel):
     def _load(self) -> Any:
         module = need("ai_edge_litert.interpreter")
         try:
-            with quietly():
+            with quietly(), native_quiet():  # LiteRT tells of its delegate
                 interpreter = module.Interpreter(model_content=self._data, num_threads=self._threads)
                 interpreter.allocate_tensors()
         except _FOREIGN as error:

@@ -27,6 +27,29 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
     return columns, [_row(result, row) for row in result.rows]
 
 
+def front(result: SearchResult) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the winner, of what no other form beats, and of float, to hold them against."""
+    columns, rows = table(result)
+    kept = [
+        row
+        for found, row in zip(result.rows, rows, strict=True)
+        if found.verdict in ("winner", "pareto") or found is result.float_row
+    ]
+    return columns[:-1], [row[:-1] for row in kept]
+
+
+def others(result: SearchResult) -> list[tuple[str, list[str]]]:
+    """Why the forms that are not in `front` were not taken, with their names; those of one reason together."""
+    found: dict[str, list[str]] = {}
+    for row in result.rows:
+        if row.verdict in ("winner", "pareto") or row is result.float_row:
+            continue
+        beaten = row.verdict == "dominated"
+        why = "beaten in size, latency and loss at once" if beaten else words.plain(row.reason, _REASON_CHARS)
+        found.setdefault(why, []).append(words.plain(row.candidate.name))
+    return list(found.items())
+
+
 def _row(result: SearchResult, row: Row) -> list[str]:
     baseline = result.float_row
     return [

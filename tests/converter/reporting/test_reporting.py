@@ -104,6 +104,18 @@ def test_the_table_has_every_candidate_with_its_verdict_and_reason() -> None:
     ]
 
 
+def test_the_front_and_what_was_not_taken_are_all_there_is() -> None:
+    columns, rows = reporting.front(result())
+    assert "why" not in columns and all(len(r) == len(columns) for r in rows)
+    shown = {row[0] for row in rows}
+    assert "int8" in shown and "float32" in shown
+    rest = dict(reporting.others(result()))
+    told = [name for names in rest.values() for name in names]
+    assert sorted([*shown, *told]) == sorted(row.candidate.name for row in ROWS)
+    assert rest["pass-unchanged: nothing to narrow"] == ["int4"]
+    assert reporting.others(result(ROWS[:1])) == []
+
+
 def test_figures_are_worded() -> None:
     assert (words.size(1023), words.size(3 << 20), words.size(None)) == ("1.0 KiB", "3.00 MiB", "-")
     assert (words.metric("auc-score", 0.8415), words.metric("top1", 0.8415)) == ("0.8415", "84.15 %")
