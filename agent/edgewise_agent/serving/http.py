@@ -29,7 +29,7 @@ class HttpServer:
         self.limits = limits or Limits()
         self._beside = ThreadPoolExecutor(1, "http-codec")
         self.handler = Answers(table, self.limits, self._beside)
-        self._host, self._asked_port = host, port
+        self._host, self._asked_port, self._port = host, port, 0
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._connections: set[Connection] = set()
@@ -38,10 +38,8 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on; 0 while not started."""
-        if self._server is None or not self._server.sockets:
-            return 0
-        return int(self._server.sockets[0].getsockname()[1])
+        """The port that is listened on; 0 while not started. Any thread may ask, at any moment of an ending."""
+        return self._port
 
     def add_metrics(self, source: MoreMetrics) -> None:
         """Let `/metrics` show what `source` gives whenever it is asked."""
@@ -53,6 +51,7 @@ class HttpServer:
         self._server = await loop.create_server(
             lambda: Connection(self), self._host, self._asked_port, backlog=_BACKLOG
         )
+        self._port = int(self._server.sockets[0].getsockname()[1])
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
 
     async def stop(self, grace_s: float = 5.0) -> None:
@@ -60,6 +59,7 @@ class HttpServer:
         if self._server is None:
             return
         self._server.close()
+        self._port = 0
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in list(self._connections):
