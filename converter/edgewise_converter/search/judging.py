@@ -13,6 +13,7 @@ from typing import Final
 
 from edgewise_profiles.schema import Budget
 
+from edgewise_converter.metrics.gate import target_check
 from edgewise_converter.metrics.score import LARGEST, Score
 from edgewise_converter.search.candidates import Candidate
 from edgewise_converter.search.result import Objective, Row, Verdict
@@ -69,7 +70,7 @@ def accuracy_reason(score: Score, allowed_points: float) -> str:
 
 def least_reason(score: Score, least: float | None) -> str:
     """Why a form is out whatever its source reaches; empty where it is not."""
-    if least is None or score.value >= least:
+    if least is None or target_check(score.name, score.value, least).passed:
         return ""
     return f"{score.name} is {score.value:.4f}; at least {least:g} is asked for (float has {score.float_value:.4f})"
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edgewise_converter.budget import passes
 from edgewise_converter.errors import MetricError, ScoresError
-from edgewise_converter.metrics.gate import float_check, score_checks, sentence, target_check
+from edgewise_converter.metrics.gate import sentence, target_check
 from edgewise_converter.metrics.score import Score
 from edgewise_converter.metrics.score_files import judge_files, parse
+from edgewise_converter.search.judging import least_reason
 
 TABLE = "normal_id_01_0.wav,1.0\nanomaly_id_01_1.wav,3.0\nnormal_id_01_2.wav,2.0\nanomaly_id_01_3.wav,1.5\n"
 
 
-def scored(value: float, float_value: float) -> Score:
-    return Score(name="auc-score", value=value, float_value=float_value, samples=9, labelled=True, outputs=())
-
-
 def test_a_float_model_passes_and_its_int8_form_below_the_target_is_refused() -> None:
-    assert float_check(scored(0.8415, 0.8760), 0.85).passed
-    int8 = score_checks(scored(0.8415, 0.8760), accuracy_drop=5.0, min_metric=0.85)
-    assert [c.passed for c in int8] == [True, False] and not passes(int8)
-    assert sentence(int8[1]) == "refused: auc-score is 0.8415, 0.0085 under the target 0.85"
-    assert passes(score_checks(scored(0.8760, 0.8760), accuracy_drop=0.0, min_metric=0.85))
-    assert not passes(score_checks(scored(0.8415, 0.8760), accuracy_drop=3.0))
+    assert target_check("auc", 0.8760, 0.85).passed
+    assert sentence(target_check("auc", 0.8415, 0.85)) == "refused: auc is 0.8415, 0.0085 under the target 0.85"
+
+
+def test_the_search_refuses_by_the_same_gate() -> None:
+    int8 = Score(name="auc-score", value=0.8415, float_value=0.8760, samples=9, labelled=True, outputs=())
+    assert "0.8415" in least_reason(int8, 0.85) and "0.8760" in least_reason(int8, 0.85)
+    assert least_reason(int8, 0.84) == least_reason(int8, None) == ""
+    with pytest.raises(MetricError, match="between 0 and 1"):
+        least_reason(int8, 85)
 
 
 def test_the_target_itself_passes_and_no_number_does_not() -> None:
