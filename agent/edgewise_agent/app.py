@@ -15,6 +15,7 @@ from edgewise_protocol import topics
 from edgewise_protocol.facts import DeviceFacts
 from edgewise_protocol.manifest import AGENT_MODEL
 from edgewise_protocol.messages import Ack, Status, Want, decode, encode
+from edgewise_protocol.structs import prepare_structs
 from edgewise_protocol.targets import SignedFile
 
 from edgewise_agent.config import AgentConfig
@@ -83,6 +84,7 @@ class Agent:
         try:
             sweep(state)
             self._make(load_identity(state, datetime.now(UTC)))
+            prepare_structs()
         except BaseException:
             self._lock.close()
             raise

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
+from edgewise_protocol.structs import prepare_structs
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -62,6 +63,7 @@ def parts_of(context: Context, role: ServerRole) -> list[Part]:
 
 def start_all(parts: Iterable[Part]) -> list[Part]:
     """Start parts in order; if one fails, stop those that run, and raise."""
+    prepare_structs()
     running: list[Part] = []
     try:
         for part in parts:
@@ -89,6 +91,7 @@ def create_app(context: Context, *, role: ServerRole = "api", parts: Sequence[Pa
         SettingsError: a route demands no role.
     """
     check_routes()
+    prepare_structs()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -42,6 +42,7 @@ from edgewise_agent.identity.enrol import enrol
 from edgewise_agent.identity.facts import detect
 from edgewise_agent.install.self_test import SelfTester
 from edgewise_agent.install.self_test_child import Verdict, examine
+from edgewise_protocol.structs import prepare_structs
 
 LINE_BYTES = 4 << 20
 LOOK_S = 0.25
@@ -312,6 +313,7 @@ def main() -> None:
     config = msgspec.convert(json.loads(sys.argv[1]), AgentConfig)
     log.set_up(config.log_level)
     SelfTester._child = _examine_inside  # type: ignore[method-assign,assignment]
+    prepare_structs()
     threading.stack_size(512 * 1024)
     asyncio.run(_serve(Swarm(config)))
 

@@ -31,7 +31,9 @@ CONNECT_S: Final = 5.0
 ANSWER_S: Final = 30.0
 """Longest wait for a SUBACK, or for the broker to acknowledge a publication."""
 KEEPALIVE_S: Final = 30
-SESSION_S: Final = 24 * 3600
+SESSION_S: Final = 0xFFFF_FFFF
+"""The session never expires (MQTT 5, 3.1.2.11.2). Mosquitto 2.0.11 lists an expiring session that has ended once more
+at each SIGHUP, and reads freed memory after the client has come back; one that never expires is not in that list."""
 RECEIVE_MAXIMUM: Final = 8_000
 """Packets that the broker may send before we acknowledge one: two batches, so that one comes while one is stored."""
 MAX_HELD_BYTES: Final = 64 * MIB

@@ -35,7 +35,6 @@ MAX_QUEUED: Final = 100_000
 MAX_QUEUED_BYTES: Final = 256 * MIB
 MAX_KEEPALIVE_S: Final = 3_600
 AUTOSAVE_S: Final = 300
-SESSION_LIFE: Final = "14d"
 
 READABLE: Final = (f"{topics.PREFIX}/meta/#", f"{topics.PREFIX}/blob/#", f"{topics.PREFIX}/round/#")
 OWN_READABLE: Final = ("assignment", "ack")
@@ -88,7 +87,7 @@ max_keepalive {MAX_KEEPALIVE_S}
 persistence true
 persistence_location {folder / DATA_FOLDER}/
 autosave_interval {AUTOSAVE_S}
-persistent_client_expiration {SESSION_LIFE}
+# No persistent_client_expiration: a session that it would end is listed twice after a reload, and later crashes 2.0.11.
 
 listener {listening.port}{f" {listening.address}" if listening.address else ""}
 max_connections {MAX_CONNECTIONS}

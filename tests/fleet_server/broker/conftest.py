@@ -26,6 +26,8 @@ from edgewise_server.models.base import utc_now
 from edgewise_server.models.devices import Device
 from edgewise_server.services import identity
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 WAIT_S = 10.0
 
@@ -47,7 +49,7 @@ def wait_for(look: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
 class Phone:
     """An MQTT 5 client with a certificate; records what it is told."""
 
-    def __init__(self, port: int, tls: ssl.SSLContext, will: str = "") -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext, will: str = "", session_s: int = 0) -> None:
         self.messages: list[tuple[str, bytes]] = []
         self.outcome = self.ended = ""
         self._subscribed: dict[int, list[str]] = {}
@@ -63,8 +65,10 @@ class Phone:
         client.on_message = lambda _c, _d, message: self.messages.append((message.topic, bytes(message.payload)))
         client.on_subscribe = lambda _c, _d, mid, reasons, _p: self._subscribed.update({mid: [str(r) for r in reasons]})
         client.on_publish = lambda _c, _d, mid, reason, _p: self._published.update({mid: str(reason)})
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = session_s
         try:
-            client.connect("127.0.0.1", port)
+            client.connect("127.0.0.1", port, clean_start=not session_s, properties=properties)
         except OSError as error:
             self.outcome = self.ended = f"refused: {error}"
             return
@@ -169,8 +173,8 @@ class Secured:
         self._opened.append(made)
         return made
 
-    def server_phone(self) -> Phone:
-        return self.phone(self.tls((self.files / "server.pem").read_text()))
+    def server_phone(self, **options: Any) -> Phone:
+        return self.phone(self.tls((self.files / "server.pem").read_text()), **options)
 
     def close(self) -> None:
         for opened in reversed(self._opened):

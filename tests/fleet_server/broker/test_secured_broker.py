@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import ssl
 from datetime import timedelta
+from uuid import uuid4
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from edgewise_protocol import topics
 from edgewise_protocol.bounds import MAX_PACKET_BYTES
+from edgewise_server.bridge.connection import SESSION_S
 from edgewise_server.broker.mosquitto import OWN_WRITABLE, SERVER_USER
 from edgewise_server.broker.publication import BrokerFiles
+from edgewise_server.broker.reload import reload_mosquitto
 from edgewise_server.context import online_description
 from edgewise_server.models.base import utc_now
 from edgewise_server.pki.authority import create_authority
@@ -216,3 +219,19 @@ def test_after_the_intermediate_was_replaced_every_open_connection_is_ended(secu
         secured.wait_for(lambda phone=phone: phone.ended)
     assert not (secured.files / "evict.next").exists()
     assert secured.context.refresh_broker(thorough=True) == []
+
+
+def test_reloads_while_the_server_is_away_do_not_harm_the_broker(secured):
+    """Mosquitto 2.0.11 lists an ended session that expires once more at each reload, and later it crashes."""
+    for _ in range(5):
+        phone = secured.server_phone(session_s=SESSION_S)
+        assert phone.subscribe("ew/1/dev/+/event") == ["Granted QoS 1"]
+        phone.close()
+        for _ in range(3):
+            assert reload_mosquitto(secured.files / "mosquitto.pid") == ""
+            # It reads its files in its own time: who is let in was let in after that.
+            other = secured.phone(secured.device(f"one-{uuid4().hex}"), session_s=0)
+            assert other.outcome == "Success", (other.ended, secured.log)
+            other.close()
+    again = secured.server_phone(session_s=SESSION_S)
+    assert again.outcome == "Success", secured.log

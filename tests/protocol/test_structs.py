@@ -1,0 +1,69 @@
+"""Danger: a message type that is first decoded by two threads at once, of which one kills the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from edgewise_protocol.structs import prepare_structs
+
+FIRST_USES = """
+import sys, threading
+from typing import Annotated, Literal
+import msgspec
+from edgewise_protocol.structs import prepare_structs
+
+sys.setswitchinterval(1e-6)
+DATA = b'{"a":"x","b":"a","c":[1],"d":[{"x":1}],"e":null,"f":1.0,"g":"s"}'
+
+def fresh():
+    class Fresh(msgspec.Struct, frozen=True):
+        a: Annotated[str, msgspec.Meta(max_length=10)]
+        b: Literal["a", "b"]
+        c: tuple[int, ...]
+        d: list[dict[str, int]]
+        e: int | None
+        f: float
+        g: str
+    return Fresh
+
+kinds = [fresh() for _ in range(1_000)]
+if sys.argv[1] == "prepared":
+    assert prepare_structs() >= len(kinds)
+for kind in kinds:
+    together = threading.Barrier(4)
+    def decode():
+        together.wait()
+        msgspec.json.decode(DATA, type=kind)
+    threads = [threading.Thread(target=decode) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print("decoded", len(kinds))
+"""
+
+
+def first_uses(how):
+    return subprocess.run([sys.executable, "-c", FIRST_USES, how], capture_output=True, text=True, timeout=50)
+
+
+def test_prepared_types_are_first_decoded_by_several_threads_at_once():
+    ended = first_uses("prepared")
+    assert (ended.returncode, ended.stdout) == (0, "decoded 1000\n"), ended.stderr
+
+
+def test_the_hazard_is_there():
+    """Once this fails, msgspec has mended it, and `prepare_structs` can go."""
+    if msgspec.__version__ != "0.22.0":
+        pytest.skip("seen with msgspec 0.22.0")
+    assert first_uses("unprepared").returncode != 0
+
+
+def test_a_record_that_is_never_decoded_is_passed_over():
+    class _Record(msgspec.Struct):
+        handle: Unknown  # noqa: F821
+
+    assert prepare_structs() > 0
