@@ -139,9 +139,13 @@ class Client:
 
     def subscribe(self, *filters: str) -> list[str]:
         """Subscribe; the reason of each."""
-        _, mid = self._client.subscribe([(name, 1) for name in filters])
+        mid = self.ask(*filters)
         found: list[str] = self._tools.wait_for("a SUBACK", lambda: self._subscribed.get(mid), 10, 0.01)
         return found
+
+    def ask(self, *filters: str) -> int:
+        """Subscribe without waiting for the answer; the packet's id."""
+        return int(self._client.subscribe([(name, 1) for name in filters])[1] or 0)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> str:
         """Publish with QoS 1; the reason of the broker's answer."""
