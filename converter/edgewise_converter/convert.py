@@ -15,7 +15,7 @@ from edgewise_protocol.bundle import SUFFIX
 from edgewise_converter.budget import judge, passes
 from edgewise_converter.bundling import assemble, of_run
 from edgewise_converter.errors import BudgetError, ConverterError
-from edgewise_converter.files import make_folder, remove, write_atomically
+from edgewise_converter.files import folder_made, remove, write_atomically
 from edgewise_converter.hardware import is_profiles_hardware, read_host
 from edgewise_converter.plan import Step, plan
 from edgewise_converter.report import BundleReport, encode_report
@@ -80,11 +80,11 @@ def convert_many(
     targets = [profile.target(precision) for profile in profiles]
     run = open_run(run_dir, allow_failed_gate=allow_failed_gate)
     workshop = Workshop(run)
-    make_folder(out_dir)
     reports: list[BundleReport] = []
-    for done, (profile, target) in enumerate(zip(profiles, targets, strict=True)):
-        share = _Share(progress, profile.id, done, len(profiles))
-        reports.append(_convert_one(workshop, profile, target, out_dir, version, share))
+    with folder_made(out_dir):
+        for done, (profile, target) in enumerate(zip(profiles, targets, strict=True)):
+            share = _Share(progress, profile.id, done, len(profiles))
+            reports.append(_convert_one(workshop, profile, target, out_dir, version, share))
     if progress is not None:
         progress("done", 1.0)
     refused = [report for report in reports if not report.passed]

@@ -19,7 +19,7 @@ from safetensors.numpy import load as load_safetensors
 from edgewise_converter import provenance
 from edgewise_converter.bundling import Contents, lineage_of
 from edgewise_converter.errors import ConverterError, RunError
-from edgewise_converter.files import make_folder
+from edgewise_converter.files import folder_made
 from edgewise_converter.libraries import need
 from edgewise_converter.run_directory import Run, open_run
 from edgewise_converter.run_record import MAX_VERSION, STEP_FILE, TRAINING_FILE, WEIGHTS_FILE
@@ -69,9 +69,9 @@ def build(run_dir: Path, out_dir: Path, version: int) -> Path:
         training=spec,
         lineage=lineage,
     )
-    make_folder(out_dir)
     path = out_dir / f"{run.record.model}-{version}-training{SUFFIX}"
-    write_proven(path, Contents(manifest, files))
+    with folder_made(out_dir):
+        write_proven(path, Contents(manifest, files))
     return path
 
 

@@ -91,7 +91,7 @@ def test_what_makes_no_sense_is_refused(
     done = edgewise(*arguments(model, tmp_path / "out", "--no-cache", *more))
     assert done.status == status
     assert named in done.err
-    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_budget_that_nothing_keeps_is_exit_status_1_with_every_reason(
@@ -163,7 +163,7 @@ def test_an_interrupted_conversion_leaves_nothing(model: Path, tmp_path: Path, n
         child.wait()
     assert child.returncode == 130, told
     assert "Traceback" not in told
-    assert list(out.iterdir()) == []
+    assert not out.exists()
     assert [p for p in cache.rglob("*") if p.name.endswith(".tmp")] == []
 
 

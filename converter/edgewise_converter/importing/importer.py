@@ -28,7 +28,7 @@ from edgewise_converter.engines.named import NamedModel, Tensors
 from edgewise_converter.engines.opening import open_named
 from edgewise_converter.errors import ConverterError, SampleError
 from edgewise_converter.evidence import golden_of_batch, golden_of_request, numerics_of
-from edgewise_converter.files import make_folder, remove, write_atomically
+from edgewise_converter.files import folder_made, remove, write_atomically
 from edgewise_converter.hardware import Host, is_profiles_hardware, read_host
 from edgewise_converter.importing.judgement import budget_checks, check_answers, target_for
 from edgewise_converter.importing.model_file import read_model
@@ -143,11 +143,11 @@ def import_model(
     targets = [target_for(profile, format_, model.precision) for profile in profiles]
     tell("running the sample", 0.2)
     examined = _examine(data, path.name, format_, model, arrays, description)
-    make_folder(out_dir)
     reports = []
-    for done, (profile, target) in enumerate(zip(profiles, targets, strict=True)):
-        tell(f"bundling for {profile.id}", 0.6 + 0.4 * done / len(profiles))
-        reports.append(_bundle(examined, profile, target, out_dir, description))
+    with folder_made(out_dir):
+        for done, (profile, target) in enumerate(zip(profiles, targets, strict=True)):
+            tell(f"bundling for {profile.id}", 0.6 + 0.4 * done / len(profiles))
+            reports.append(_bundle(examined, profile, target, out_dir, description))
     tell("done", 1.0)
     return reports
 

@@ -76,7 +76,7 @@ def _lead(result: SearchResult) -> str:
         told = "no float form runs there to hold it against"
     why = f" Why: {_text(row.reason)}." if row.reason else ""
     return (
-        f'<p class="lead">The {sought} form that loses at most {result.accuracy_drop:g} points is '
+        f'<p class="lead">The {sought} form that loses at most {words.points(result.accuracy_drop)} is '
         f"<b>{_text(row.candidate.name)}</b>: {_text(told)}.{why}</p>"
     )
 
@@ -105,7 +105,7 @@ def _legend(result: SearchResult) -> str:
     return (
         '<p class="legend">'
         f'<span>no loss <i class="ramp" style="background: linear-gradient(90deg, {ramp})"></i>'
-        f"{result.accuracy_drop:g} points lost</span>"
+        f"{words.points(result.accuracy_drop)} lost</span>"
         '<span><i class="hollow"></i>rejected</span><span>dashed: the front</span>'
         "<span>numbers: rows of the table below</span></p>"
     )

@@ -194,7 +194,7 @@ def _titles(figure: Any, result: SearchResult) -> None:
         0.955,
         literal(
             f"{words.shortened(result.model, 40)} for {words.shortened(result.profile, 40)}: "
-            f"{len(result.rows)} forms, smallest and fastest within {result.accuracy_drop:g} points"
+            f"{len(result.rows)} forms, smallest and fastest within {words.points(result.accuracy_drop)}"
         ),
         fontsize=12,
         fontweight="bold",
@@ -227,4 +227,4 @@ def _scale(figure: Any, main: Any, result: SearchResult) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.text(-0.03, 0.5, "no loss", fontsize=7.5, ha="right", va="center", color="#5b626b")
-    axes.text(1.03, 0.5, f"{result.accuracy_drop:g} points", fontsize=7.5, ha="left", va="center", color="#5b626b")
+    axes.text(1.03, 0.5, words.points(result.accuracy_drop), fontsize=7.5, ha="left", va="center", color="#5b626b")

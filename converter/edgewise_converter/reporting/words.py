@@ -63,8 +63,13 @@ def lost(score: Score | None) -> str:
     """What a form lost to its source, in points; a gain has a plus."""
     if score is None:
         return "-"
-    points = f"{0.0 - score.drop:+.2f}"
-    return "0.00" if points in ("+0.00", "-0.00") else points
+    told = f"{0.0 - score.drop:+.2f}"
+    return "0.00" if told in ("+0.00", "-0.00") else told
+
+
+def points(count: float) -> str:
+    """A number of percentage points."""
+    return "1 point" if count == 1 else f"{count:g} points"
 
 
 def ratio(than: float | None, this: float | None, less: str, more: str) -> str:

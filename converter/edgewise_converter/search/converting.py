@@ -17,7 +17,7 @@ from edgewise_profiles.schema import Profile
 
 from edgewise_converter.cache import Cache
 from edgewise_converter.errors import ConverterError
-from edgewise_converter.files import make_folder, remove, write_atomically
+from edgewise_converter.files import folder_made, remove, write_atomically
 from edgewise_converter.hardware import Host, is_instruction_set, read_host
 from edgewise_converter.search.outcome import Kept, Outcome, encode_outcome
 from edgewise_converter.search.request import Request, result_key, with_budget
@@ -63,19 +63,18 @@ def convert_model(
     tell = progress or (lambda _text, _fraction: None)
     host = read_host()
     work = _Work(request, cache, host)
-    make_folder(out_dir)
     beside = reports_dir or out_dir
-    make_folder(beside)
     found = []
-    for done, profile in enumerate(profiles):
-        share = partial(_tell_share, tell, profile.id, done, len(profiles))
-        key = result_key(request, profile, host, _provable(request, profile, host))
-        kept = cache.get("results", key) if key else None
-        repeat = _kept.decode(kept) if kept is not None else None
-        result = repeat or work.convert(profile, share)
-        if key and repeat is None:
-            cache.put("results", key, msgspec.msgpack.encode(result))
-        found.append(_write(result, out_dir, beside, cached=repeat is not None))
+    with folder_made(out_dir), folder_made(beside):
+        for done, profile in enumerate(profiles):
+            share = partial(_tell_share, tell, profile.id, done, len(profiles))
+            key = result_key(request, profile, host, _provable(request, profile, host))
+            kept = cache.get("results", key) if key else None
+            repeat = _kept.decode(kept) if kept is not None else None
+            result = repeat or work.convert(profile, share)
+            if key and repeat is None:
+                cache.put("results", key, msgspec.msgpack.encode(result))
+            found.append(_write(result, out_dir, beside, cached=repeat is not None))
     tell("done", 1.0)
     return found
 

@@ -118,7 +118,7 @@ def test_a_missed_budget_takes_away_what_lay_there(plain: Request, narrow: Any, 
     small = narrow("x86-64", ("onnxruntime", "int8"), model_size_kib=1)
     (outcome,) = convert_model(plain, [small], out, cache=Cache(None))
     assert not outcome.passed and outcome.path == ""
-    assert list(out.iterdir()) == []
+    assert not list(out.glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_bad_calibration_data_leaves_nothing(
     bad = msgspec.structs.replace(request_, calibration=str(tmp_path / "bad.npz"))
     with pytest.raises(SampleError, match=named):
         convert_model(bad, [profile], tmp_path / "out", cache=Cache(tmp_path / "c"))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert not (tmp_path / "c").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_leaves_nothing_and_is_named(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(WriteError, match="No space left"):
         convert_model(plain, [profile], tmp_path / "out", cache=Cache(None))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_form_alone_is_made_without_a_search(request_: Request, profile: Any, tmp_path: Path) -> None:
