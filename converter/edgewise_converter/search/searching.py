@@ -18,7 +18,7 @@ from edgewise_converter.passes.onnx_facts import versions
 from edgewise_converter.reporting.details import LayerDamage
 from edgewise_converter.search import judging
 from edgewise_converter.search.bench import Bench, Made
-from edgewise_converter.search.candidates import Candidate, Origin, candidates, contained
+from edgewise_converter.search.candidates import Candidate, Family, Origin, candidates, contained
 from edgewise_converter.search.judging import Trial
 from edgewise_converter.search.mixed import mend, worth_mending
 from edgewise_converter.search.result import Objective, SearchResult
@@ -116,6 +116,13 @@ def search(bench: Bench, profile: Profile, aim: Aim, stands: Stands, progress: P
     return Found(result, winner.candidate, made[winner.candidate.name], layers)
 
 
+_SOURCES: Final[dict[Family, tuple[str, ...]]] = {
+    "torch": ("a run", "a module:factory", "a .pt2 file"),
+    "onnx": ("a float .onnx file",),
+    "tflite": ("a .tflite file",),
+}
+
+
 def origin_of(model: Model) -> Origin:
     """What a model's candidates begin from."""
     if not isinstance(model.origin, Artifact):
@@ -130,7 +137,11 @@ def origin_of(model: Model) -> Origin:
 def _wanted(found: Sequence[Candidate], aim: Aim, profile: Profile) -> tuple[Candidate, ...]:
     if not found:
         allowed = ", ".join(f"{t.format}-{t.precision}" for t in profile.targets)
-        raise PassError(f"no chain of passes makes one of {profile.id}'s forms ({allowed}) of this model")
+        sources = [name for family, names in _SOURCES.items() if candidates(profile, Origin(family)) for name in names]
+        made_of = " or ".join(filter(None, (", ".join(sources[:-1]), *sources[-1:]))) or "nothing that convert reads"
+        raise PassError(
+            f"no chain of passes makes one of {profile.id}'s forms ({allowed}) of this model; they are made of {made_of}"
+        )
     if aim.engine is not None:
         found = [c for c in found if c.engine == aim.engine]
         if not found:
