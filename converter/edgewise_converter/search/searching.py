@@ -138,9 +138,9 @@ def _wanted(found: Sequence[Candidate], aim: Aim, profile: Profile) -> tuple[Can
     if not found:
         allowed = ", ".join(f"{t.format}-{t.precision}" for t in profile.targets)
         sources = [name for family, names in _SOURCES.items() if candidates(profile, Origin(family)) for name in names]
-        made_of = " or ".join(filter(None, (", ".join(sources[:-1]), *sources[-1:]))) or "nothing that convert reads"
+        parts = " or ".join(filter(None, (", ".join(sources[:-1]), *sources[-1:]))) or "nothing that convert reads"
         raise PassError(
-            f"no chain of passes makes one of {profile.id}'s forms ({allowed}) of this model; they are made of {made_of}"
+            f"no chain of passes makes one of {profile.id}'s forms ({allowed}) of this model; they are made of {parts}"
         )
     if aim.engine is not None:
         found = [c for c in found if c.engine == aim.engine]
