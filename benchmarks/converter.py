@@ -1,7 +1,7 @@
 """Real models converted by Edgewise and by its peers, scored and timed by one harness in one run.
 
     python benchmarks/converter.py [--models DIR] [--data DIR] [--only NAME] [--objective latency|size]
-        [--out DIR] [--cache DIR] [--quick]
+        [--profile NAME] [--out DIR] [--cache DIR] [--quick]
 
 Peers are `onnxruntime.quantization`, Olive and ai-edge-quantizer with their defaults, each in a
 virtual environment of its own, on the same float file and the same calibration data; what a peer
@@ -36,19 +36,31 @@ from conversion.verdict import Objective, Verdict, judge
 _ROUNDS, _QUICK_ROUNDS = 21, 5
 _QUICK = ("digits", "ad01")
 """Neither downloads anything; the second is left out without `--models`."""
+_OTHERS = ("raspberry-pi-4-64",)
+"""The board whose engines all run here too, so that its winner's numerics and this machine's latency can be told."""
 _CACHE = Path("~/.cache/edgewise-benchmarks")
 
 
+Goal = tuple[str, Objective, str]
+"""A profile, what is wanted, and the profile's name in the table: none for the machine's own."""
+
+
+def goals(own: str, given: argparse.Namespace) -> tuple[Goal, ...]:
+    """What Edgewise is asked for; latency for the machine's own profile alone, since no other was there."""
+    wanted: tuple[Objective, ...] = tuple(given.objective or get_args(Objective))
+    others = () if given.quick or "size" not in wanted else given.profile or _OTHERS
+    return (*((own, o, "") for o in wanted), *((p, "size", p) for p in others if p != own))
+
+
 def run_case(
-    case: Case, cache: Cache | None, profile: str, objectives: Sequence[Objective], out: Path, given: Any
+    case: Case, cache: Cache | None, wanted: Sequence[Goal], out: Path, given: argparse.Namespace
 ) -> tuple[list[Measured], list[Verdict]]:
     """One model: everybody's files, their figures, and the verdicts.
 
     Args:
         case: the model.
         cache: of the peers' environments; None for no peers.
-        profile: what Edgewise converts for.
-        objectives: what Edgewise is asked for, one winner each.
+        wanted: what Edgewise is asked for, one winner each.
         out: folder for Edgewise's bundles and reports.
         given: the command's arguments.
     """
@@ -57,9 +69,11 @@ def run_case(
     contenders = sources(case)
     contenders += peers(case, cache) if cache is not None else []
     first = len(contenders)
-    contenders += [edgewise.winner(case, profile, o, out / case.name, given.fresh) for o in objectives]
+    for profile, objective, name in wanted:
+        label = f"Edgewise ({objective}, {name})" if name else f"Edgewise ({objective})"
+        contenders.append(edgewise.winner(case, profile, objective, label, out / case.name, given.fresh))
     found = measure(case, contenders, given.rounds)
-    verdicts = [judge(case.name, o, found[first + i], found[:first]) for i, o in enumerate(objectives)]
+    verdicts = [judge(case.name, o, found[first + i], found[:first], n) for i, (_, o, n) in enumerate(wanted)]
     return found, verdicts
 
 
@@ -76,7 +90,7 @@ def report(verdicts: Sequence[Verdict]) -> str:
     lines = []
     for v in verdicts:
         noise = f" (noise {100 * v.noise:.1f} %)" if v.noise else ""
-        lines.append(f"{'held' if v.held else 'LOST'}  {v.case:<16}{v.objective:<9}{v.reason}{noise}")
+        lines.append(f"{'held' if v.held else 'LOST'}  {v.case:<16}{v.aim:<26}{v.reason}{noise}")
     return "\n".join(lines)
 
 
@@ -85,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _arguments(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cache = Cache(given.cache.expanduser().absolute())
-    objectives: tuple[Objective, ...] = tuple(given.objective or get_args(Objective))
     profile = edgewise.host_profile()
+    wanted = goals(profile, given)
     names = tuple(given.only or ())
     if given.quick:
         names = names or _QUICK
@@ -98,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = (given.out or Path(temporary)).absolute()
         out.mkdir(parents=True, exist_ok=True)
         for case in cases(Places(cache, given.models, given.data), names):
-            measured, judged = run_case(case, None if given.quick else cache, profile, objectives, out, given)
+            measured, judged = run_case(case, None if given.quick else cache, wanted, out, given)
             found[case.name] = measured
             verdicts += judged
             more = drawing.rows(case.name, basis(case), measured)
@@ -145,6 +159,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder that holds mnist.npz [default: EDGEWISE_DATA]")
     parser.add_argument("--only", action="append", choices=names_of_all(), metavar="NAME", help="one model; repeat")
     parser.add_argument("--objective", action="append", choices=get_args(Objective), help="[default: both]")
+    parser.add_argument(
+        "--profile",
+        action="append",
+        metavar="NAME",
+        help=f"besides the machine's own, by size alone; repeat [default: {', '.join(_OTHERS)}]",
+    )
     parser.add_argument("--out", type=Path, help="folder for the plot, the table as Markdown and JSON, and bundles")
     parser.add_argument("--cache", type=Path, default=_CACHE, help="[default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="of timing, at most 200 [default: %(default)s]")

@@ -57,9 +57,9 @@ def summary(case: str, basis: str, found: Sequence[Measured], verdicts: Sequence
     base = min(floats, key=lambda m: m.latency_ms or 0.0)
     lines: list[tuple[str, ...]] = []
     for v in verdicts:
-        ours, best = by_label[f"Edgewise ({v.objective})"], by_label.get(v.best)
+        ours, best = by_label[f"Edgewise ({v.aim})"], by_label.get(v.best)
         points = "-" if ours.value is None else _points(ours)
-        line = (case, v.objective, basis, _figures(base), f"{v.best or '-'}: {_figures(best)}")
+        line = (case, v.aim, basis, _figures(base), f"{v.best or '-'}: {_figures(best)}")
         ended = "held" if v.held else "**lost**"
         lines.append((*line, f"{ours.contender.detail or ours.failure}: {_figures(ours)}", points, ended))
     return lines
@@ -124,7 +124,7 @@ def draw(found: Mapping[str, Sequence[Measured]], verdicts: Sequence[Verdict], t
             up = 5 if place % 2 else -10
             axis.annotate(m.contender.label, (x, y), (4, up), textcoords="offset points", fontsize=6.5, color="#333333")
         held = [v for v in verdicts if v.case == case]
-        told = ", ".join(f"{v.objective} {'held' if v.held else 'LOST'}" for v in held)
+        told = ", ".join(f"{v.aim} {'held' if v.held else 'LOST'}" for v in held)
         axis.set_title(f"{case}: {told}", fontsize=9)
         axis.set_xscale("log")
         axis.set_yscale("log")

@@ -32,23 +32,23 @@ def host_profile() -> str:
     return max(fitting, key=lambda p: len(p.cpu.features) + len(p.cpu.any_of)).id
 
 
-def winner(case: Case, profile: str, objective: Objective, folder: Path, fresh: bool) -> Contender:
+def winner(case: Case, profile: str, objective: Objective, label: str, folder: Path, fresh: bool) -> Contender:
     """The bundle's model file; without one, what Edgewise said.
 
     Args:
         case: what is converted.
         profile: for which.
         objective: what is wanted.
+        label: of the winner, in the table.
         folder: for samples, bundles and reports.
         fresh: without the cache.
     """
-    label = f"Edgewise ({objective})"
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "edgewise_cli", "convert", str(case.model), "--version", "1", "--json"]
     # The board's own bound on latency is not what is compared here: a model may be too slow for it in every form.
     command += ["--max-latency", "60000"]
     command += ["--profile", profile, "--objective", objective, "--accuracy-drop", str(BUDGET), "--name", case.name]
-    command += ["--out", str(folder / objective), *(["--no-cache"] if fresh else [])]
+    command += ["--out", str(folder / profile / objective), *(["--no-cache"] if fresh else [])]
     if not case.model.is_dir():  # a run brings its samples and its task
         for name, arrays in (("calibration", case.calibration), ("heldout", case.heldout)):
             save(folder / f"{name}.npz", arrays)
@@ -57,7 +57,7 @@ def winner(case: Case, profile: str, objective: Objective, folder: Path, fresh: 
         command += [part for pair in case.state for part in ("--state", "=".join(pair))]
     say(f"{case.name}: {label} ...")
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_SECONDS)
-    (folder / f"{objective}.json").write_text(done.stdout)
+    (folder / f"{profile}-{objective}.json").write_text(done.stdout)
     if done.returncode:
         return Contender("edgewise", label, next(iter(case.forms)), failure=_failure(done.stdout, done.stderr))
     (found,) = json.loads(done.stdout)["bundles"]

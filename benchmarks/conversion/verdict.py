@@ -21,6 +21,7 @@ class Verdict:
     """Of one case and one objective.
 
     Attributes:
+        aim: the objective, and the profile where that is not the machine's own.
         held: whether the winner is no worse than the best other file within the budget.
         best: the label of that file.
         ratio: the winner's figure over the best other's: smaller is better.
@@ -30,6 +31,7 @@ class Verdict:
 
     case: str
     objective: Objective
+    aim: str
     held: bool
     best: str
     ratio: float
@@ -37,7 +39,9 @@ class Verdict:
     reason: str
 
 
-def judge(case: str, objective: Objective, winner: Measured | None, others: Sequence[Measured]) -> Verdict:
+def judge(
+    case: str, objective: Objective, winner: Measured | None, others: Sequence[Measured], profile: str = ""
+) -> Verdict:
     """Hold a winner against all other files of the case.
 
     Args:
@@ -45,16 +49,18 @@ def judge(case: str, objective: Objective, winner: Measured | None, others: Sequ
         objective: what was asked for.
         winner: Edgewise's; None where it gave none.
         others: float sources and peers' files.
+        profile: what the winner is for, where that is not the machine's own.
     """
+    aim = f"{objective}, {profile}" if profile else objective
     inside = [m for m in others if m.value is not None and m.latency_ms is not None and m.drop <= BUDGET]
     if winner is None or winner.value is None or winner.latency_ms is None:
         why = "Edgewise gave no file" if winner is None else winner.failure or winner.contender.failure
-        return Verdict(case, objective, not inside, "", float("nan"), 0.0, why)
+        return Verdict(case, objective, aim, not inside, "", float("nan"), 0.0, why)
     if winner.drop > BUDGET:
         reason = f"the winner loses {winner.drop:.2f} points; {BUDGET} are allowed"
-        return Verdict(case, objective, False, "", float("nan"), 0.0, reason)
+        return Verdict(case, objective, aim, False, "", float("nan"), 0.0, reason)
     if not inside:
-        return Verdict(case, objective, True, "-", 0.0, 0.0, "no other file is within the budget")
+        return Verdict(case, objective, aim, True, "-", 0.0, 0.0, "no other file is within the budget")
     if objective == "size":
         best = min(inside, key=lambda m: m.size_bytes)
         ratio, noise = winner.size_bytes / best.size_bytes, 0.0
@@ -63,7 +69,7 @@ def judge(case: str, objective: Objective, winner: Measured | None, others: Sequ
         ratio, noise = compared(winner, best)
     held = ratio <= 1 + noise
     figure = f"{ratio:.3f} of {best.contender.label}'s {objective}"
-    return Verdict(case, objective, held, best.contender.label, ratio, noise, figure)
+    return Verdict(case, objective, aim, held, best.contender.label, ratio, noise, figure)
 
 
 def compared(one: Measured, other: Measured) -> tuple[float, float]:
