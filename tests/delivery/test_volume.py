@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(5_000, id="5000"), pytest.param(100_000, id="100000", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [5_000, 100_000])
 def test_through_a_broker_restart_a_server_kill_and_a_bridge_stall(make_world: Callable[..., Any], number: int) -> None:
     world = make_world(devices=20 if number < 50_000 else 50, queued=500)
     began = time.monotonic()

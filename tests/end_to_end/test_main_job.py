@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save_file
 
+pytestmark = pytest.mark.slow  # the default suite takes the same course in `test_secured_main_job.py`
+
 AT_ONCE = ("--phase", "100")
 PI, PC = "raspberry-pi-5", "x86-64"
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits" / "digits.toml"

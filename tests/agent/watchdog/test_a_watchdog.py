@@ -109,7 +109,7 @@ def test_the_agent_says_that_it_is_ready_alive_and_stopping(
     assert manager.heard("STOPPING=1") == 1 and manager.heard("READY=1") == 1
 
 
-@pytest.mark.parametrize("part", ["installer", "pump", "event loop"])
+@pytest.mark.parametrize("part", ["installer", pytest.param("pump", marks=pytest.mark.slow), "event loop"])
 def test_a_stuck_part_silences_the_watchdog_and_is_named(
     part: str,
     tmp_path: Path,
@@ -156,6 +156,7 @@ def test_a_stuck_part_silences_the_watchdog_and_is_named(
     manager.close()
 
 
+@pytest.mark.slow
 def test_a_download_that_takes_long_is_progress(
     tmp_path: Path, voice: Any, simulator: Any, run_agent: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
