@@ -179,15 +179,18 @@ def _digits(cache: Path, count: int) -> Case:
     from conversion.training import digits_run
     from edgewise_converter.c99.affine import quantize
     from edgewise_converter.c99.building import build as describe
-    from edgewise_converter.plan import plan
-    from edgewise_converter.run_directory import open_run
-    from edgewise_converter.workshop import Workshop
+    from edgewise_converter.cache import Cache
+    from edgewise_converter.hardware import read_host
+    from edgewise_converter.search.bench import Bench
+    from edgewise_converter.search.searching import chosen
+    from edgewise_converter.sources.opening import open_model
+    from edgewise_converter.sources.reading import Wanted
 
-    workshop = Workshop(open_run(digits_run(cache / "runs")))
-    profile = catalogue.load("raspberry-pi-4-64")
-    made = workshop.finish(plan(profile, profile.target("tflite-int8")), lambda _stage, _share: None)
+    model = open_model(str(digits_run(cache / "runs")), Wanted())
+    form = chosen(model, catalogue.load("raspberry-pi-4-64"), "tflite-int8")
+    made = Bench(model, Cache(None), read_host()).make(form)
     tensor = describe(made.artifact.data, None, image=False).firmware.inputs[0]
-    images = workshop.heldout.x[:count]
+    (images,) = (array[:count] for array in model.heldout.feeds.values())
     return Case("digits", made.artifact.data, quantize(images, tensor).reshape(-1, *tensor.shape))
 
 

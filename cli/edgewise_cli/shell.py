@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ LOGIN = "login"
 """The command that makes a profile, so that the one it names need not exist."""
 _WIDE = 200
 """Columns of a table that goes to no terminal."""
+
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the end of a line and the tabulator, those that turn the direction of writing, surrogates."""
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for scripts.")]
 _SERVER = Annotated[
@@ -83,7 +87,13 @@ class Shell:
     def say(self, text: str) -> None:
         """A line for people; silent with `--json`."""
         if not self.as_json:
-            self.out.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.out.print(plain(text), highlight=False, markup=False, soft_wrap=True)
+
+    def document(self, document: Json) -> None:
+        """A document for people, as JSON; silent with `--json`, which prints what a command returns."""
+        if not self.as_json:
+            text = json.dumps(document, ensure_ascii=False, default=str)
+            self.out.print_json(text, ensure_ascii=plain(text) != text)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table for people; silent with `--json`.
@@ -95,12 +105,12 @@ class Shell:
             return
         if title:
             # Not the table's own title, which would be wrapped to the table's width.
-            self.out.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+            self.out.print(plain(title), style="bold", highlight=False, markup=False, soft_wrap=True)
         table = Table()
         for column in columns:
             table.add_column(column, overflow="fold", no_wrap=column is columns[0])
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(plain(cell)) for cell in row))
         self.out.print(table)
 
     @contextmanager
@@ -110,18 +120,23 @@ class Shell:
         if self.as_json or not console.is_terminal:
             yield lambda _text, _fraction: None
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(text, total=None)
 
             def update(text: str, fraction: float | None) -> None:
-                bar.update(task, description=text, total=None if fraction is None else 1.0, completed=fraction)
+                bar.update(task, description=plain(text), total=None if fraction is None else 1.0, completed=fraction)
 
             yield update
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
+
+
+def plain(text: str) -> str:
+    """Text with what a terminal would act on written out: names in it may come from a model file or a device."""
+    return _ACTING.sub(lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\x80" else ascii(found[0])[1:-1], text)
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Json]], Callable[..., None]]:
@@ -182,7 +197,7 @@ def report(error: CliError, *, as_json: bool) -> Exit:
         document = {"error": {"code": error.code, "message": str(error), **error.details}}
         print(json.dumps(document, indent=1, sort_keys=True, default=str))
     else:
-        told = Text.assemble(("edgewise:", "red bold"), " ", str(error))
+        told = Text.assemble(("edgewise:", "red bold"), " ", plain(str(error)))
         Console(stderr=True).print(told, highlight=False, soft_wrap=True)
     sys.stdout.flush()
     return error.exit

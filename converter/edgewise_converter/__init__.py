@@ -1,5 +1,5 @@
-"""Export, quantize, validate and bundle a model, per target profile.
+"""Find, prove and bundle the best form of a model, per target profile.
 
-Import from the modules: `api` for the command line, `convert` and `training_bundle` for
-programs, `passes.registry` for what can be done to a model, `errors`.
+Import from the modules: `search.converting` for conversions, `training_bundle` for what devices train from,
+`importing.importer` for finished files, `passes.registry` for what can be done to a model, `errors`.
 """

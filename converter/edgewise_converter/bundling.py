@@ -23,11 +23,8 @@ from edgewise_protocol.manifest import (
 )
 
 from edgewise_converter import provenance
-from edgewise_converter.evidence import numerics_of
 from edgewise_converter.golden import GOLDEN_FILE
-from edgewise_converter.hardware import Host
 from edgewise_converter.run_directory import Run
-from edgewise_converter.workshop import Finished
 
 BASELINE_FILE: Final = "baseline.json"
 _KIB: Final = 1024
@@ -128,27 +125,6 @@ def assemble(ready: Ready, profile: Profile, target: Target, version: int) -> Co
     return Contents(manifest, files)
 
 
-def of_run(run: Run, finished: Finished, profile: Profile, host: Host) -> Ready:
-    """A run's model in a form that the workshop finished."""
-    record = run.record
-    return Ready(
-        model=record.model,
-        task=record.task,
-        labels=record.labels,
-        inputs=(record.input,),
-        outputs=(record.output,),
-        data=finished.artifact.data,
-        format=finished.artifact.format,
-        golden=finished.golden,
-        golden_rule=finished.golden_rule,
-        baseline=finished.baseline,
-        lineage=lineage_of(run),
-        metrics=metrics_of(finished),
-        samples=finished.quality.samples,
-        numerics=numerics_of(finished.artifact, profile, host, finished.engine_version),
-    )
-
-
 def requirements(profile: Profile, target: Target, engine_min: str = "", engine_below: str = "") -> Requirements:
     """What a device must have for this form, from the profile; a file may narrow the engine's range."""
     engine = profile.engine(target.engine)
@@ -181,18 +157,6 @@ def lineage_of(run: Run) -> dict[str, str]:
         "converter": provenance.converter_version(),
     }
     return found | ({"parent": record.parent} if record.parent else {})
-
-
-def metrics_of(finished: Finished) -> dict[str, float]:
-    """What was measured on held-out data and does not depend on the host's speed."""
-    quality = finished.quality
-    named = {
-        "accuracy": quality.accuracy,
-        "accuracy_float": quality.accuracy_float,
-        "agreement": quality.agreement,
-        "rms_error": float(f"{quality.rms_error:.4g}"),
-    }
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def _numbers(version: str) -> tuple[int, ...]:

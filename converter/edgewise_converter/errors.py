@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgewise_converter.report import BundleReport
+    pass
 
 
 class ConverterError(Exception):
@@ -91,24 +90,6 @@ class WriteError(ConverterError):
     """The bundle or its report cannot be written."""
 
     code = "write"
-
-
-class BudgetError(ConverterError):
-    """Converted models miss their budgets; their bundles were not kept.
-
-    `report` is the first that missed, `reports` are all of the same call, passed ones too.
-    """
-
-    code = "budget"
-
-    def __init__(self, message: str, reports: Sequence[BundleReport]) -> None:
-        super().__init__(message)
-        self.reports = tuple(reports)
-
-    @property
-    def report(self) -> BundleReport:
-        """The first report that did not pass."""
-        return next(r for r in self.reports if not r.passed)
 
 
 class ProofError(ConverterError):

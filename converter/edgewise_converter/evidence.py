@@ -78,7 +78,7 @@ def numerics_of(artifact: Artifact, profile: Profile, host: Host, engine_version
 
 
 def _evidence(model: NamedModel, inputs: Tensors, answers: Tensors, task: str, count: int) -> Evidence:
-    return Evidence(golden.encode_named(inputs, answers), golden_rule(model, answers, task, count))
+    return Evidence(golden.encode(inputs, answers), golden_rule(model, answers, task, count))
 
 
 def _take(arrays: Tensors, chosen: NDArray[Any]) -> Tensors:

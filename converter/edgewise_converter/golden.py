@@ -1,7 +1,8 @@
 """Golden inputs and outputs: by which a device tells that a bundle works on it.
 
 The outputs are the converted model's own, on this host; the tolerance covers what another
-processor's kernels may differ by, not what conversion cost.
+processor's kernels may differ by, not what conversion cost. Its scale is the spread of the answers over the golden
+samples: see `describe`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from edgewise_profiles.schema import Precision
 from edgewise_protocol.manifest import Golden
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
@@ -21,6 +21,18 @@ GOLDEN_FILE: Final = "golden.safetensors"
 SAMPLES: Final = 16
 _INT8_STEPS: Final = 2.5
 """Kernels round differently by one step a layer; two and a half at the output."""
+_FLOAT32: Final = 1e-3
+_FLOAT16: Final = 1e-2
+"""How far answers of another processor may be off, as a share of what they range over: sums in another order differ
+by about 1e-6 and 1e-3 of their terms."""
+_NOISE: Final = 1e-5
+"""The same as a share of the answers themselves, for those that hardly vary: float32 keeps some 1e-7 of a number."""
+_HALF_STEPS: Final = 2.0**-9
+"""Two steps of float16 as a share of a number, where answers are such steps."""
+_SPREAD: Final = 0.5
+"""The root mean square of the errors, as a share of the spread of the answers over the samples: always answering the
+mean has 1, negated answers have 2 or more. Another processor moves answers by less than conversion did, which keeps
+this share under .1 within a budget of a point, and quantized probabilities by .05 to .2."""
 _PROBABILITY: Final = 0.08
 """Softmax magnifies: a logit's step of .15 to .3 moves a probability by up to p (1 - p) times that, a dozen of its
 own steps of 1/256, and a step in a layer before moves several logits. Seen: .07, int8 ResNet-8, tflite-runtime 2.14 on
@@ -46,47 +58,66 @@ def choose(outputs: Array, count: int = SAMPLES) -> NDArray[np.int64]:
     return np.sort(order[:count])
 
 
-def describe(outputs: Array, precision: Precision, step: float | None, task: str) -> Golden:
-    """The tolerance for golden `outputs` (N, ...).
+def describe(outputs: NDArray[Any], precision: str, step: float | None, task: str, *, several: bool = False) -> Golden:
+    """The tolerance for golden `outputs` (N, ...) of one name.
+
+    It is a share of what the answers range over, not of their size: a temperature in kelvin is near 300 whatever the
+    model does. It is never less than what the form itself can tell apart: `step`, or that of float16 where all the
+    answers are float16 numbers. Lossy forms are held to a root mean square too, a share of how the answers spread over
+    the samples: a few elements may stray, but a model that always answers the mean, or the opposite, is refused
+    however wide the tolerance of an element is.
 
     Args:
-        outputs: of the converted model.
+        outputs: of the converted model; of one sample alone, its elements stand for the samples.
         precision: of the model.
         step: distance of neighbouring outputs of an integer model, else None.
-        task: where it is `classification`, lossy forms are also held to the same classes.
+        task: where it is `classification`, lossy forms are also held to the same classes, but for one sample.
+        several: whether the model has other outputs. Few elements of each may stray then, and samples whose two
+            largest values lie within the tolerance may change their class: `choose` takes the clear ones of one
+            output, and another may be no classes at all.
     """
-    scale = float(np.abs(outputs).max()) or 1.0
-    samples = len(outputs)
-    classes = task == "classification"
-    if precision == "float32":
-        return Golden(file=GOLDEN_FILE, samples=samples, atol=_round(1e-4 * scale), rtol=1e-3)
-    # One sample of those given may change its class, and 2 or 5 per cent of the elements stray.
-    top1 = (samples - 1) / samples if classes and samples > 1 else 0.0
+    rows = np.atleast_1d(np.asarray(outputs, np.float64))
+    samples, classes = len(rows), task == "classification"
+    rows = rows.reshape(samples, -1)
+    lossy = precision != "float32"
+    if outputs.dtype.kind in "biu":  # named classes, counts: equal, but of one sample where roundings decide
+        stray = max(1 / samples, 0.05) if lossy and samples > 1 else 0.0
+        return Golden(file=GOLDEN_FILE, samples=samples, atol=0.0, rtol=0.0, outliers=stray)
+    size = float(np.abs(rows).max()) or 1.0
+    columns = rows if samples > 1 else rows.reshape(-1, 1)
+    span, spread = float(np.ptp(columns, axis=0).max()), float(np.sqrt(np.mean(columns.var(axis=0))))
+    floor = _NOISE * size
+    if not lossy:
+        return Golden(file=GOLDEN_FILE, samples=samples, atol=_round(_FLOAT32 * span + floor), rtol=_NOISE)
+    rtol = 0.0
     if precision == "float16":
-        return Golden(
-            file=GOLDEN_FILE,
-            samples=samples,
-            atol=_round(1e-2 * scale),
-            rtol=1e-2,
-            top1=top1,
-            outliers=0.02 if classes else 0.0,
-        )
+        atol, least, stray = _FLOAT16 * span + floor, floor, 0.02 if classes else 0.0
+        if _are_half(rows):
+            rtol, least = _HALF_STEPS, max(floor, _HALF_STEPS / 4 * float(np.sqrt(np.mean(np.square(rows)))))
+    else:
+        chances = _PROBABILITY if _are_probabilities(rows) else 0.0
+        least = max((step or 0.0) * (_INT8_STEPS if chances else 1.0), floor)
+        # Without steps at the end, those inside decide: twice what a step of the range would be.
+        atol, stray = max(_INT8_STEPS * (step or 2 * (span or size) / 255), chances, floor), 0.05 if classes else 0.0
     return Golden(
         file=GOLDEN_FILE,
         samples=samples,
-        atol=_round(max(_INT8_STEPS * (step or 2 * scale / 255), _PROBABILITY if _are_probabilities(outputs) else 0.0)),
-        rtol=0.0,
-        top1=top1,
-        outliers=0.05 if classes else 0.0,
+        atol=_round(atol),
+        rtol=rtol,
+        top1=_same_classes(rows, 2 * (atol + rtol * size) if several else -1.0) if classes and samples > 1 else 0.0,
+        outliers=0.05 if several else stray,
+        rms=_round(max(_SPREAD * spread, least)) if span else 0.0,
     )
 
 
-def encode(input_name: str, x: Array, output_name: str, y: Array) -> bytes:
-    """The golden file's bytes of a model with one input and one output."""
-    return encode_named({input_name: x}, {output_name: y})
+def _same_classes(rows: NDArray[np.float64], margin: float) -> float:
+    """Least share of samples that keep their class: all but one, of those whose margin is larger than this."""
+    top = np.sort(rows, axis=1)
+    clear = (top[:, -1] - top[:, -2] > margin) if rows.shape[1] > 1 else np.ones(len(rows), np.bool_)
+    return max(0, int(clear.sum()) - 1) / len(rows)
 
 
-def encode_named(inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> bytes:
+def encode(inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> bytes:
     """The golden file's bytes; arrays are (samples, ...)."""
     named = {f"input.{name}": array for name, array in inputs.items()}
     named |= {f"output.{name}": array for name, array in outputs.items()}
@@ -103,9 +134,14 @@ def decode(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]
     return split["input"], split["output"]
 
 
-def _are_probabilities(outputs: NDArray[Any]) -> bool:
-    """Whether every row is of several shares of one, as far as a byte can say: softmax gave them. Shape (N, ...)."""
-    rows = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+def _are_half(rows: NDArray[np.float64]) -> bool:
+    """Whether all numbers are such as float16 holds: the form's last operation rounds to them."""
+    with np.errstate(over="ignore"):
+        return bool((rows.astype(np.float16) == rows).all())
+
+
+def _are_probabilities(rows: NDArray[np.float64]) -> bool:
+    """Whether every row (N, C) is of several shares of one, as far as a byte can say: softmax gave them."""
     if rows.shape[1] < 2 or rows.size == 0:
         return False
     # Each share is rounded, and the small ones to nothing.

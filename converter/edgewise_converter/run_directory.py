@@ -111,7 +111,7 @@ def check_samples(samples: Samples, record: RunRecord, name: str) -> Samples:
     return samples
 
 
-def open_run(folder: Path, *, allow_failed_gate: bool = False) -> Run:
+def open_run(folder: Path) -> Run:
     """Open a run directory and check every file that it names.
 
     Raises:
@@ -128,7 +128,7 @@ def open_run(folder: Path, *, allow_failed_gate: bool = False) -> Run:
         raise RunError(f"the run {record.run} names no {', '.join(missing)}")
     for name, wanted in record.files.items():
         _check_file(folder / name, name, wanted)
-    if not record.gate.passed and not allow_failed_gate:
+    if not record.gate.passed:
         failed = "; ".join(f"{c.name} is {c.value:g}, bound {c.bound:g}" for c in record.gate.checks if not c.passed)
         raise GateError(f"the run {record.run} did not pass its gate{': ' + failed if failed else ''}")
     return Run(folder, record)

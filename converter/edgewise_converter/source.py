@@ -54,14 +54,21 @@ class Source:
         return {spec.name: value.detach().numpy() for spec, value in zip(self.outputs, flat, strict=True)}
 
     def answer(self, requests: Requests) -> Tensors:
-        """Outputs (N, ...) for requests, in batches where the program takes any number."""
-        if self.batch == -1 and requests.batched:
-            groups = [range(i, min(i + _BATCH, len(requests))) for i in range(0, len(requests), _BATCH)]
-            answers = [self.call(requests.take(np.asarray(group)).feeds) for group in groups]
+        """Outputs (N, ...) for requests, in batches where the program takes any number, or a fixed one of several."""
+        if self.batch is not None and self.batch != 1 and requests.batched:
+            size = _BATCH if self.batch == -1 else self.batch
+            answers = [self._group(requests, start, size) for start in range(0, len(requests), size)]
             return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
         answers = [self.call(feeds) for feeds in requests.each()]
         join = np.concatenate if requests.batched else np.stack
         return {name: join([a[name] for a in answers]) for name in answers[0]}
+
+    def _group(self, requests: Requests, start: int, size: int) -> Tensors:
+        """Outputs for up to `size` requests; a fixed batch is filled up with the last of them."""
+        end = min(start + size, len(requests))
+        taken = np.arange(start, end if self.batch == -1 else start + size)
+        found = self.call(requests.take(np.minimum(taken, end - 1)).feeds)
+        return {name: rows[: end - start] for name, rows in found.items()}
 
 
 def load_source(run: Run) -> Source:
@@ -84,7 +91,7 @@ def load_source(run: Run) -> Source:
     if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
         raise RunError(
             f"{MODEL_FILE} has {len(signature.user_inputs)} inputs and {len(signature.user_outputs)} outputs; "
-            "one of each is needed"
+            f"a run's has one of each: convert {MODEL_FILE} by its own path, with --calibration and --heldout"
         )
     evaluating(module)
     source = Source(program, module, (run.record.input,), (run.record.output,))

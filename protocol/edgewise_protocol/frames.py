@@ -28,6 +28,8 @@ _HELLO: Final = struct.Struct("<HBBI32s")
 _STATS: Final = struct.Struct("<IIII")
 _SIZE: Final = struct.Struct("<I")
 _MAX_TENSORS: Final = 8
+_MAX_RESCANS: Final = 8
+"""Damaged frames that may lie over one another before all that they cover is given up."""
 MAX_HELLO: Final = _HELLO.size + 2 * _MAX_TENSORS * _SIZE.size
 """Bytes of the longest greeting."""
 OVERHEAD: Final = len(MAGIC) + _HEAD.size + _CRC.size
@@ -86,6 +88,8 @@ def encode(frame: Frame) -> bytes:
 class Decoder:
     """Finds frames in a stream of bytes; skips noise and damaged frames.
 
+    A byte is summed up a bounded number of times, whatever is sent: work grows with the bytes, not with their square.
+
     Args:
         max_payload: longest payload that is believed.
     """
@@ -93,6 +97,10 @@ class Decoder:
     def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self._buffer = bytearray()
         self._max = max_payload
+        self._damaged = 0
+        """Frames with a wrong sum that cover the buffer's first byte, or lie over one that does."""
+        self._covered = 0
+        """Bytes of the buffer up to which they reach."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take in bytes; the frames that are whole now. Keeps at most one frame's bytes."""
@@ -106,14 +114,14 @@ class Decoder:
         while True:
             start = self._buffer.find(MAGIC)
             if start < 0:
-                del self._buffer[: max(0, len(self._buffer) - 1)]
+                self._skip(max(0, len(self._buffer) - 1))
                 return None
-            del self._buffer[:start]
+            self._skip(start)
             if len(self._buffer) < len(MAGIC) + _HEAD.size:
                 return None
             kind, sequence, length = _HEAD.unpack_from(self._buffer, len(MAGIC))
             if length > self._max:
-                del self._buffer[:1]
+                self._skip(1)
                 continue
             end = len(MAGIC) + _HEAD.size + length
             if len(self._buffer) < end + _CRC.size:
@@ -122,10 +130,19 @@ class Decoder:
             (crc,) = _CRC.unpack_from(self._buffer, end)
             if crc != zlib.crc32(body):
                 # Length or payload may be what was damaged: a frame may begin within.
-                del self._buffer[:1]
+                self._damaged += 1
+                self._covered = max(self._covered, end + _CRC.size)
+                self._skip(1 if self._damaged <= _MAX_RESCANS else self._covered)
                 continue
-            del self._buffer[: end + _CRC.size]
+            self._skip(end + _CRC.size)
             return Frame(kind, sequence, body[_HEAD.size :])
+
+    def _skip(self, count: int) -> None:
+        """Forget the buffer's first bytes."""
+        del self._buffer[:count]
+        self._covered = max(0, self._covered - count)
+        if not self._covered:
+            self._damaged = 0
 
 
 def parse_hello(payload: bytes) -> Hello:

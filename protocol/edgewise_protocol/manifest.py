@@ -70,12 +70,18 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """Peak resident memory of the self-test's child process; 0 is no bound."""
 
 
-class Tolerance(msgspec.Struct, frozen=True, kw_only=True):
-    """The tolerance of one output."""
+class Tolerance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The tolerance of one output. With `outliers` it is judged alone; without, together with the others."""
 
     output: Annotated[str, Meta(min_length=1, max_length=200)]
     atol: Annotated[float, Meta(ge=0)]
     rtol: Annotated[float, Meta(ge=0)]
+    top1: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Least share of samples with the same arg-max in this output; counts only with `outliers`."""
+    outliers: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Share of this output's elements that may be outside; None: the bundle's, over all such outputs together."""
+    rms: Annotated[float, Meta(ge=0)] = 0.0
+    """Largest root mean square of this output's error; 0 is no bound."""
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -83,7 +89,8 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     An output element is within the tolerance where it differs from the golden one by at most
     `atol + rtol * |golden|`. The self-test passes where the share of elements outside is at
-    most `outliers`, and, with `top1` > 0, at least that share of samples has the same arg-max.
+    most `outliers`, and, with `top1` > 0, at least that share of samples has the same arg-max,
+    and, with `rms` > 0, no output's error has a larger root mean square.
     """
 
     file: Name
@@ -93,12 +100,18 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     top1: Annotated[float, Meta(ge=0, le=1)] = 0.0
     outliers: Annotated[float, Meta(ge=0, le=1)] = 0.0
     per_output: Annotated[tuple[Tolerance, ...], Meta(max_length=64)] = ()
-    """Where outputs differ in scale; an output that is not named has `atol` and `rtol`."""
+    """Where outputs differ in scale; an output that is not named has `atol`, `rtol` and `rms`."""
+    rms: Annotated[float, Meta(ge=0)] = 0.0
+    """Largest root mean square of an output's error; 0 is no bound. It refuses what tells samples no longer apart."""
 
     def tolerance(self, output: str) -> tuple[float, float]:
         """`atol` and `rtol` of an output."""
-        own = next((t for t in self.per_output if t.output == output), None)
+        own = self.own(output)
         return (self.atol, self.rtol) if own is None else (own.atol, own.rtol)
+
+    def own(self, output: str) -> Tolerance | None:
+        """The tolerance that names an output, if one does."""
+        return next((t for t in self.per_output if t.output == output), None)
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

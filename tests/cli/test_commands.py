@@ -236,6 +236,28 @@ def test_what_devices_say_is_no_markup(fleet: Any, edgewise: Callable[..., Any])
     assert HOSTILE in edgewise("status").err
 
 
+ACTING = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eok"
+
+
+def test_what_devices_and_files_say_never_acts_on_the_terminal(fleet: Any, edgewise: Callable[..., Any]) -> None:
+    said = {**ROLLOUT, "reason": ACTING, "devices": [{"device_id": ACTING, "state": "failed", "error": ACTING}]}
+    device = {"id": "d1", "name": ACTING, "home": "Zürich"}
+    fleet.answers = {
+        ("GET", "/rollouts/ro-1"): said,
+        ("GET", "/status"): (409, {"detail": ACTING}),
+        ("GET", "/devices/d1"): device,
+        ("GET", "/devices/d1/events"): {"events": []},
+    }
+    shown = [edgewise("rollout", "status", "ro-1"), edgewise("status"), edgewise("device", "show", "d1")]
+    for text in (text for found in shown for text in (found.out, found.err)):
+        assert not {"\x1b", "\x07", "\r", "\x9b", "\u202e"} & set(text)
+    assert r"\x1b]0;owned\x07\x1b[2J\x0d\x9b31m\u202eok" in shown[0].out
+    assert r"\x1b[2J" in shown[1].err
+    assert json.loads(shown[2].out)["name"] == ACTING
+    device["name"] = "plain"
+    assert "Zürich" in edgewise("device", "show", "d1").out, "other words stay as they are"
+
+
 @pytest.mark.parametrize("columns", ["", "60"])
 def test_a_table_never_breaks_the_name_that_people_copy(
     columns: str, edgewise: Callable[..., Any], monkeypatch: Any

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from edgewise_cli.__main__ import run
+from edgewise_protocol.manifest import Requirements
 
 _spec = importlib.util.spec_from_file_location(
     "proof_bundles", Path(__file__).resolve().parents[1] / "converter" / "proof" / "bundles.py"
@@ -73,6 +74,27 @@ def test_a_target_that_was_not_run_is_no_success(tmp_path: Path, capsys: pytest.
     # Without a sysroot, all is the host.
     assert run(["prove", str(good), "--on", "all", "--json"]) == 0
     assert [r["on"] for r in answered(capsys)["runs"]] == ["host"]
+
+
+def test_machine_code_is_run_on_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgewise_converter.errors import NoEmulationError
+    from edgewise_converter.proof import prove
+
+    def ran(*_: object) -> None:
+        raise NoEmulationError("it ran")
+
+    monkeypatch.setattr(prove, "host_engine", lambda engine: engine)
+    monkeypatch.setattr(prove.running, "run_native", ran)
+    # By the engine: a bundle may call its format what it likes.
+    evil = bundle(tmp_path / "evil.ewb", requires=Requirements(engine="iree"))
+    assert run(["prove", str(evil), "--on", "host", "--on", "x86-64", "--json"]) == 1
+    error = answered(capsys)["error"]
+    assert (error["code"], "--run-machine-code" in error["message"]) == ("proof-missing", True)
+    assert "it ran" not in str(error)
+    assert run(["prove", str(evil), "--on", "host", "--run-machine-code", "--json"]) == 1
+    assert "it ran" in answered(capsys)["error"]["message"]
 
 
 def test_sysroots_are_listed_and_pruned(empty_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgewise_converter.plan import has_fixed_chain
 from edgewise_profiles import catalogue
 from safetensors.numpy import save
 
@@ -116,30 +115,59 @@ def run_copy(digits_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def all_profiles() -> tuple[Any, ...]:
-    """Those that a form can be made for without a search: microcontrollers run no file of an engine."""
-    return tuple(profile for profile in catalogue.load_all() if has_fixed_chain(profile))
+    """Those whose first form is a file of an engine, and not machine code."""
+    return tuple(profile for profile in catalogue.load_all() if profile.targets[0].format in ("onnx", "tflite"))
+
+
+class Workshop:
+    """A run's model on the bench, its forms by name; each is made once."""
+
+    def __init__(self, run: Path) -> None:
+        from edgewise_converter.cache import Cache
+        from edgewise_converter.hardware import read_host
+        from edgewise_converter.search.bench import Bench
+        from edgewise_converter.sources.opening import open_model
+        from edgewise_converter.sources.reading import Wanted
+
+        self.model = open_model(str(run), Wanted())
+        self.bench = Bench(self.model, Cache(None), read_host())
+        self.x, self.y = self.model.heldout.feeds["x"], self.model.y
+        self.reference = self.model.calibration.feeds["x"]
+
+    def _chosen(self, form: str, profile: str) -> Any:
+        from edgewise_converter.search.searching import chosen
+
+        return chosen(self.model, catalogue.load(profile), form)
+
+    def make(self, form: str, profile: str = "x86-64-vnni") -> Any:
+        """The form's artifact."""
+        return self.bench.make(self._chosen(form, profile)).artifact
+
+    def score(self, form: str, profile: str = "x86-64-vnni") -> Any:
+        """How near it comes to its source on the held-out samples."""
+        candidate = self._chosen(form, profile)
+        return self.bench.score(candidate, self.bench.make(candidate))
 
 
 @pytest.fixture(scope="session")
 def workshop(digits_run: Path) -> Any:
-    """One bench for all tests, so that each form is made once."""
-    from edgewise_converter.run_directory import open_run
-    from edgewise_converter.workshop import Workshop
-
-    return Workshop(open_run(digits_run))
+    """One bench for all tests."""
+    return Workshop(digits_run)
 
 
 @pytest.fixture(scope="session")
 def converted(digits_run: Path, all_profiles: tuple[Any, ...], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Reports of all profiles in their default forms, by profile, and what was told while converting."""
-    from edgewise_converter.convert import convert_many
+    """Outcomes of all profiles in their default forms, by profile, and what was told while converting."""
+    from edgewise_converter.cache import Cache
+    from edgewise_converter.search.converting import convert_model
+    from edgewise_converter.search.request import Request
 
     told: list[tuple[str, float]] = []
-    reports = convert_many(
-        digits_run,
+    outcomes = convert_model(
+        Request(model=str(digits_run), version=3, form="default"),
         all_profiles,
         tmp_path_factory.mktemp("bundles"),
-        version=3,
+        cache=Cache(None),
         progress=lambda stage, share: told.append((stage, share)),
     )
-    return {report.profile: report for report in reports}, told
+    return {outcome.profile: outcome for outcome in outcomes}, told

@@ -18,6 +18,7 @@ import pytest
 from edgewise_agent.install.self_test_child import examine
 from edgewise_converter.errors import EngineError, ModelFileError, SampleError
 from edgewise_converter.importing.importer import Description, import_model
+from edgewise_converter.importing.judgement import check_answers
 from edgewise_converter.importing.model_file import MAX_IR, MAX_OPSET
 from edgewise_converter.importing.samples import match, read_arrays
 from edgewise_profiles import catalogue
@@ -132,7 +133,9 @@ def test_several_inputs_and_outputs_of_any_type_are_served(tmp_path: Path) -> No
         "FP32",
         "INT64",
     ]
-    assert {t.output: t.rtol for t in manifest.golden.per_output}.keys() == {"sum", "class"}
+    rules = {t.output: t for t in manifest.golden.per_output}
+    assert rules.keys() == {"sum", "class"} and all(t.outliers == 0.0 for t in rules.values()), "each is judged alone"
+    assert (rules["class"].atol, rules["class"].rtol) == (0.0, 0.0), "whole numbers are equal"
 
 
 def test_tensors_without_a_common_batch_are_one_request(tmp_path: Path) -> None:
@@ -346,6 +349,44 @@ def test_a_sample_that_the_model_does_not_take_is_refused(arrays: Any, words: st
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "want",
+    [
+        np.array([-100, 100], np.int8),
+        np.array([-60000, 60000], np.float16),
+        np.array([-3e38, 3e38], np.float32),
+        np.array([-(2**62), 2**62], np.int64),
+        np.array([0, 2**64 - 1], np.uint64),
+    ],
+)
+def test_opposite_answers_are_not_expected_because_their_span_overflows(want: Any) -> None:
+    check_answers({"y": want}, {"y": want}, "float32")
+    with pytest.raises(SampleError, match="differs from the expected one by 100 %"):
+        check_answers({"y": want[::-1].copy()}, {"y": want}, "float32")
+
+
+@pytest.mark.parametrize("far", [np.array([-1.7e308, 1.7e308]), np.array([0, np.inf])])
+def test_expected_answers_without_a_span_are_refused(far: Any) -> None:
+    with pytest.raises(SampleError, match="infinite, or span more than"):
+        check_answers({"y": np.array([0.0, 1.0])}, {"y": far}, "float32")
+
+
+def test_booleans_are_held_to_what_was_expected(tmp_path: Path) -> None:
+    zero = numpy_helper.from_array(np.array(0, np.float32), "zero")
+    model = save_onnx(
+        tmp_path / "own.onnx",
+        [helper.make_node("Greater", ["x", "zero"], ["y"])],
+        [value("x", TensorProto.FLOAT, ["n", 4])],
+        [value("y", TensorProto.BOOL, ["n", 4])],
+        zero,
+    )
+    (report,) = take(model, npz(tmp_path / "s.npz", x=X, **{"output.y": X > 0}), tmp_path / "out")
+    assert report.passed
+    for wrong, words in ((X < 0, "differs from the expected"), (np.full(X.shape, "yes"), "are <U3; numbers or")):
+        with pytest.raises(SampleError, match=words):
+            take(model, npz(tmp_path / "s.npz", x=X, **{"output.y": wrong}), tmp_path / "out")
+
+
 def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     model = save_onnx(
         tmp_path / "own.onnx",
@@ -394,3 +435,17 @@ def test_any_bytes_as_a_sample_are_read_or_refused(
 def test_the_only_input_may_have_any_name_in_the_sample() -> None:
     spec = (TensorSpec(name="serving_default_x:0", dtype="FP32", shape=(-1, 4)),)
     assert match({"pictures": X}, spec, (), -1).inputs["serving_default_x:0"].shape == (200, 4)
+
+
+def test_the_accuracy_of_a_single_logit_is_that_of_its_sign(tmp_path: Path) -> None:
+    path = save_onnx(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["logit"])],
+        [value("x", TensorProto.FLOAT, ["n", 4])],
+        [value("logit", TensorProto.FLOAT, ["n", 1])],
+        numpy_helper.from_array(10 * W[:, :1], "w"),
+    )
+    np.savez(tmp_path / "s.npz", x=X, y=(X @ W[:, 0] > 0).astype(np.int64))
+    about = Description(model="m", version=1, task="classification")
+    (report,) = import_model(path, tmp_path / "s.npz", [X86], tmp_path / "out", about)
+    assert report.accuracy == 1.0

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from edgewise_converter.budget import PARITY
 from edgewise_converter.calibration import spread
 from edgewise_converter.errors import MissingExtraError, PassError
 from edgewise_converter.passes.artifact import Artifact
@@ -20,35 +19,31 @@ from edgewise_converter.passes.onnx_catalogue import OnnxInt8Config
 from edgewise_converter.passes.onnx_graph import canonical, topological
 from edgewise_converter.passes.registry import PASSES
 from edgewise_converter.passes.tflite_catalogue import TfliteInt8Config
-from edgewise_converter.plan import CHAINS, plan
+from edgewise_converter.search.candidates import Origin, candidates
+from edgewise_converter.search.searching import chosen
 from edgewise_profiles import catalogue
-from edgewise_profiles.schema import Target
+from edgewise_profiles.errors import NoTargetError
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-FORMS = sorted(f"{format_}-{precision}" for format_, precision in CHAINS)
-
-
-def finish(workshop: Any, form: str, profile: str = "x86-64-vnni") -> Any:
-    board = catalogue.load(profile)
-    return workshop.finish(plan(board, board.target(form)), lambda stage, share: None)
+PARITY = {"float32": 1e-4, "float16": 5e-3, "int8": 0.1}
+"""Relative error that each precision may cost."""
+FORMS = ("onnx-float16", "onnx-float32", "onnx-int8", "tflite-float32", "tflite-int8")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_says_what_the_source_says(workshop: Any, form: str) -> None:
-    finished = finish(workshop, form)
-    parity, quality = PARITY[finished.artifact.precision], finished.quality
-    assert quality.max_error <= parity.max_error
-    assert quality.rms_error <= parity.rms_error
-    assert quality.agreement >= parity.agreement
-    assert quality.accuracy > 0.95
-    assert abs(quality.accuracy - quality.accuracy_float) <= 0.01
-    assert f"{finished.artifact.format}-{finished.artifact.precision}" == form
+    artifact, score = workshop.make(form), workshop.score(form)
+    assert score.relative_error <= PARITY[artifact.precision]
+    assert score.agreement >= (0.95 if artifact.precision == "int8" else 0.99)
+    assert score.value > 0.95
+    assert abs(score.drop) <= 1.0
+    assert f"{artifact.format}-{artifact.precision}" == form
 
 
 def test_lossy_forms_are_smaller_in_the_order_of_their_width(workshop: Any) -> None:
-    size = {form: len(finish(workshop, form).artifact.data) for form in FORMS}
+    size = {form: len(workshop.make(form).data) for form in FORMS}
     assert size["onnx-float16"] < 0.7 * size["onnx-float32"]
     assert size["onnx-int8"] < 0.7 * size["onnx-float32"]
     assert size["tflite-int8"] < 0.55 * size["tflite-float32"]
@@ -56,12 +51,12 @@ def test_lossy_forms_are_smaller_in_the_order_of_their_width(workshop: Any) -> N
 
 def test_the_registry_lists_and_plans_without_loading_any_heavy_library() -> None:
     code = (
-        "import sys, edgewise_converter.api\n"
+        "import sys\n"
         "from edgewise_converter.passes.registry import PASSES\n"
-        "from edgewise_converter.plan import CHAINS, plan\n"
+        "from edgewise_converter.search.candidates import Origin, candidates\n"
         "from edgewise_profiles import catalogue\n"
         "assert len(PASSES) >= 5\n"
-        "[plan(p, t) for p in catalogue.load_all() for t in p.targets if (t.format, t.precision) in CHAINS]\n"
+        "assert all(candidates(p, Origin('torch')) for p in catalogue.load_all())\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'litert_torch', 'ai_edge_litert', 'ai_edge_quantizer'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -100,30 +95,30 @@ def test_foreign_libraries_are_quiet_only_while_they_are_called(caplog: pytest.L
         warnings.warn("loud", UserWarning, stacklevel=1)
 
 
-def test_every_profiles_default_has_a_plan_or_needs_a_search() -> None:
+def test_every_form_of_every_profile_can_be_made_of_a_run() -> None:
     for profile in catalogue.load_all():
         for target in profile.targets:
-            if (target.format, target.precision) not in CHAINS:
-                with pytest.raises(PassError, match="without a search"):
-                    plan(profile, target)
-                continue
-            steps = plan(profile, target)
-            last = PASSES[steps[-1].name]
-            assert (last.makes, last.precision) == (target.format, target.precision)
-            assert all(isinstance(step.config, PASSES[step.name].config) for step in steps)
-            assert PASSES[steps[0].name].reads is None
+            found = [
+                c
+                for c in candidates(profile, Origin("torch"))
+                if (c.engine, c.format, c.precision) == (target.engine, target.format, target.precision)
+            ]
+            assert found, (profile.id, target)
+            for candidate in found:
+                assert all(isinstance(step.config, PASSES[step.name].config) for step in candidate.steps)
+                assert PASSES[candidate.steps[0].name].reads is None
 
 
-def test_a_form_that_no_pass_makes_is_refused() -> None:
-    with pytest.raises(PassError, match="tflite-int16x8"):
-        plan(catalogue.load("x86-64"), Target(engine="litert", precision="int16x8"))
+def test_a_form_that_a_profile_does_not_allow_is_refused(workshop: Any) -> None:
+    with pytest.raises(NoTargetError, match="tflite-int16x8"):
+        chosen(workshop.model, catalogue.load("x86-64"), "tflite-int16x8")
 
 
 def test_int8_follows_the_processor() -> None:
     configs = {}
     for name in ("x86-64", "x86-64-vnni", "raspberry-pi-5"):
-        profile = catalogue.load(name)
-        configs[name] = plan(profile, Target(engine="onnxruntime", precision="int8"))[-1].config
+        found = candidates(catalogue.load(name), Origin("torch"))
+        configs[name] = next(c.steps[-1].config for c in found if c.name == "onnxruntime int8")
     assert configs["x86-64"] == OnnxInt8Config(reduce_range=True, activations="uint8")
     assert configs["x86-64-vnni"] == OnnxInt8Config(reduce_range=False, activations="uint8")
     assert configs["raspberry-pi-5"] == OnnxInt8Config(reduce_range=False, activations="int8")
@@ -133,7 +128,7 @@ def test_int8_follows_the_processor() -> None:
 def test_reduced_range_keeps_weights_to_seven_bits_and_scales_are_per_channel(
     workshop: Any, profile: str, least: int, most: int
 ) -> None:
-    model = onnx.load_from_string(finish(workshop, "onnx-int8", profile).artifact.data)
+    model = onnx.load_from_string(workshop.make("onnx-int8", profile).data)
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     weights = {n: a for n, a in arrays.items() if a.dtype == np.int8 and a.ndim >= 2}
     assert len(weights) == 3
@@ -147,7 +142,7 @@ def test_reduced_range_keeps_weights_to_seven_bits_and_scales_are_per_channel(
 def test_onnx_files_hold_nothing_but_the_graph_and_take_any_batch(workshop: Any, form: str) -> None:
     import onnxruntime
 
-    data = finish(workshop, form).artifact.data
+    data = workshop.make(form).data
     model = onnx.load_from_string(data)
     assert {o.domain for o in model.opset_import} == {""}
     assert model.opset_import[0].version == 20
@@ -158,7 +153,7 @@ def test_onnx_files_hold_nothing_but_the_graph_and_take_any_batch(workshop: Any,
     for trace in (b".py", b"site-packages", b"torch", b"/home", b"/root", b"stack"):
         assert trace not in data, trace
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    x = workshop.heldout.x
+    x = workshop.x
     together = session.run(["logits"], {"x": x[:32]})[0]
     for batch in (1, 5):
         alone = session.run(["logits"], {"x": x[:batch]})[0]
@@ -167,7 +162,7 @@ def test_onnx_files_hold_nothing_but_the_graph_and_take_any_batch(workshop: Any,
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.startswith("tflite")])
 def test_tflite_files_carry_the_records_names_and_no_paths(workshop: Any, form: str) -> None:
-    data = finish(workshop, form).artifact.data
+    data = workshop.make(form).data
     interpreter = Interpreter(model_content=data, num_threads=1)
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["x"], "outputs": ["logits"]}}
     wanted = np.int8 if form.endswith("int8") else np.float32
@@ -178,7 +173,7 @@ def test_tflite_files_carry_the_records_names_and_no_paths(workshop: Any, form: 
 
 
 def test_passes_refuse_what_they_cannot_read(workshop: Any) -> None:
-    materials = workshop.materials
+    materials = workshop.model.materials
     with pytest.raises(PassError, match="cannot be quantized"):
         PASSES["tflite_int8"].load()(materials, Artifact(bytes(64), "tflite", "float32"), TfliteInt8Config())
     identity = helper.make_model(

@@ -89,12 +89,11 @@ def test_a_record_that_is_not_one_is_refused(run_copy: Path, text: str) -> None:
         open_run(run_copy)
 
 
-def test_a_run_that_failed_its_gate_is_not_converted_unless_told_to(run_copy: Path) -> None:
+def test_a_run_that_failed_its_gate_is_not_converted(run_copy: Path) -> None:
     checks = [{"name": "accuracy", "value": 0.91, "bound": 0.97, "passed": False}]
     rewrite_record(run_copy, gate={"passed": False, "checks": checks})
     with pytest.raises(GateError, match=r"accuracy is 0\.91, bound 0\.97"):
         open_run(run_copy)
-    assert not open_run(run_copy, allow_failed_gate=True).record.gate.passed
 
 
 def samples_with(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any] | None = None) -> bytes:

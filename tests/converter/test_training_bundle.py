@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 from edgewise_converter import training_bundle
-from edgewise_converter.api import build_training_bundle
 from edgewise_converter.errors import ConverterError, RunError
+from edgewise_converter.training_bundle import build
 from edgewise_protocol.bundle import BundleReader
 from edgewise_protocol.manifest import TensorSpec, TrainingSpec
 from onnx import TensorProto, helper
@@ -92,7 +92,7 @@ BASE_RECORD = json.dumps(
 
 
 def test_the_bundle_holds_the_step_the_weights_and_their_provenance(training_run: Any, tmp_path: Path) -> None:
-    path = build_training_bundle(training_run(), tmp_path / "out", 4)
+    path = build(training_run(), tmp_path / "out", 4)
     assert path.name == "digits-4-training.ewb"
     with path.open("rb") as source:
         reader = BundleReader(source)

@@ -55,6 +55,8 @@ class OnnxEngine(Engine):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # By the manifest, not by the file's first bytes: what was checked is what runs.
+        options.add_session_config_entry("session.load_model_format", "ORT" if manifest.format == "ort" else "ONNX")
         # Spinning would burn a core between requests; blocks of an arena would stay for good.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False

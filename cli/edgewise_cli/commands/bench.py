@@ -54,6 +54,14 @@ def bench(
     url: Annotated[
         str | None, typer.Option(help="A device's endpoint, e.g. http://device:8089.", show_default=False)
     ] = None,
+    run_machine_code: Annotated[
+        bool,
+        typer.Option(
+            "--run-machine-code",
+            help="Time bundles of compiled models (IREE, C99), too: their code runs as you, and may do what you may. "
+            "For bundles whose maker you trust.",
+        ),
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the times into this PNG file.", show_default=False)] = None,
 ) -> Json:
     """Measure latency; exit status 1 where a budget that binds is missed.
@@ -62,25 +70,26 @@ def bench(
     is always said.
     """
     if url is not None:
-        if profile or sample or threads != 1:
-            raise UsageError("--profile, --sample and --threads are of models that run here; --url asks a device")
+        if profile or sample or threads != 1 or run_machine_code:
+            raise UsageError(
+                "--profile, --sample, --threads and --run-machine-code are of models that run here; --url asks a device"
+            )
         return _served(shell, url, what, seconds, plot)
-    return _here(shell, [Path(w) for w in what], profile, seconds, threads, sample, plot)
+    settings = {"seconds": seconds, "threads": threads, "sample": sample, "machine_code": run_machine_code}
+    return _here(shell, [Path(w) for w in what], profile, settings, plot)
 
 
 def _here(
     shell: Shell,
     paths: Sequence[Path],
     profile: str | None,
-    seconds: float,
-    threads: int,
-    sample: Path | None,
+    settings: dict[str, Any],
     plot: Path | None,
 ) -> Json:
     benching = need("edgewise_converter.benching.bench", EXTRA)
     wanted = load_profile(profile) if profile else None
     with shell.progress("measuring") as update, converter_errors(), _bundle_errors():
-        done = benching.bench(paths, wanted, seconds=seconds, threads=threads, sample=sample, progress=update)
+        done = benching.bench(paths, wanted, **settings, progress=update)
     report = done.report
     first = report.timed[0].latencies.median_ms
     shell.table(

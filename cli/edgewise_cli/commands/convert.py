@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from edgewise_profiles.errors import NoTargetError
-from edgewise_profiles.schema import Profile
 
 from edgewise_cli.commands.profiles import complete
-from edgewise_cli.commands.profiles import load as load_profile
 from edgewise_cli.converting import convert_model
 from edgewise_cli.errors import RefusedError, UsageError
 from edgewise_cli.importing import TASKS, read_labels
@@ -182,16 +179,14 @@ def convert(
     }
     document: Json = {"bundles": []}
     refused: list[str] = []
-    is_run = Path(model).is_dir()
-    if profile and is_run and precision and all(_is_plain(load_profile(p), precision) for p in profile):
-        document["bundles"] = _fixed(shell, Path(model), profile, out, version, precision)
-        refused = [b["profile"] for b in document["bundles"] if not b["passed"]]
-    elif profile:
+    if profile:
         with shell.progress("converting") as update:
             found = convert_model(request, profile, out, reports=report, cached=not no_cache, progress=update)
         for outcome in found:
             _show(shell, outcome)
         document["bundles"] = [outcome.document() for outcome in found]
+        if len(found) > 1:
+            _table(shell, [b for b in document["bundles"] if b["passed"]])
         refused = [outcome.profile for outcome in found if not outcome.passed]
     if training:
         document["training"] = str(models.training_bundle(Path(model), out, version))
@@ -234,37 +229,6 @@ def _pair(text: str) -> tuple[str, str]:
     return name, other
 
 
-_PLAIN: Final = frozenset(
-    {("onnx", "float32"), ("onnx", "float16"), ("onnx", "int8"), ("tflite", "float32"), ("tflite", "int8")}
-)
-
-
-def _is_plain(profile: Profile, precision: str) -> bool:
-    """Whether a form is made from a run by one fixed chain; compiled and further ones take the search's way."""
-    try:
-        target = profile.target(None if precision == "default" else precision)
-    except NoTargetError:
-        return True  # that way says what the profile allows
-    return (target.format, target.precision) in _PLAIN
-
-
-def _fixed(shell: Shell, run: Path, profile: list[str], out: Path, version: int, precision: str) -> list[Json]:
-    """One form of a run, without a search."""
-    with shell.progress("converting") as update:
-        done = models.convert(
-            run, profile, out, version, precision=None if precision == "default" else precision, progress=update
-        )
-    _table(shell, done.report)
-    for bundle in done.report:
-        if not bundle["passed"]:
-            shell.table(
-                f"{bundle['profile']}: refused",
-                ["check", "measured", "bound", "over by", "verdict"],
-                [list(row) for row in bundle["table"]],
-            )
-    return done.report
-
-
 def _show(shell: Shell, outcome: Any) -> None:
     """The Pareto table, and what became of the winner."""
     reporting = need("edgewise_converter.reporting.table", "converter")
@@ -277,7 +241,7 @@ def _show(shell: Shell, outcome: Any) -> None:
     for note in outcome.search.notes:
         shell.say(f"note: {note}")
     if not outcome.passed:
-        shell.say(f"{outcome.profile}: no form is within the budget; nothing was written")
+        shell.say(f"{outcome.profile}: no form is within the budget; there is no bundle of version {outcome.version}")
         return
     again = " (unchanged: from the cache)" if outcome.cached else ""
     shell.say(f"{outcome.path}: {outcome.search.winner}{again}")
@@ -286,22 +250,20 @@ def _show(shell: Shell, outcome: Any) -> None:
 
 
 def _table(shell: Shell, bundles: list[Json]) -> None:
+    """The bundles of several profiles, a line each."""
     rows = []
     for b in bundles:
-        points = None if b["accuracy"] is None else 100 * (b["accuracy"] - b["accuracy_float"])
+        accuracy, plain = b.get("accuracy"), b.get("accuracy_float")
         rows.append(
             [
                 b["profile"],
                 f"{b['format']} {b['precision']}",
                 f"{b['model_size_bytes'] / 1024:.1f}",
-                "-" if b["accuracy"] is None else f"{100 * b['accuracy']:.2f} %",
-                "-" if points is None else f"{points:+.2f}",
-                f"{b['latency_ms']:.3f}{'' if b['latency_binding'] else ' (this host)'}",
-                "passed" if b["passed"] else "refused",
+                f"{100 * b['agreement']:.2f} % agree" if accuracy is None else f"{100 * accuracy:.2f} %",
+                "-" if accuracy is None or plain is None else f"{100 * (accuracy - plain):+.2f}",
+                "-"
+                if b["latency_ms"] is None
+                else f"{b['latency_ms']:.3f}{'' if b['latency_binding'] else ' (this host)'}",
             ]
         )
-    shell.table(
-        "Bundles",
-        ["profile", "form", "KiB", "accuracy", "points to float", "latency ms", "verdict"],
-        rows,
-    )
+    shell.table("Bundles", ["profile", "form", "KiB", "accuracy", "points to float", "latency ms"], rows)

@@ -145,8 +145,7 @@ def show(shell: Shell, device: Id) -> Json:
     """Show one device: facts, certificate, assignment, what it reports, its last events."""
     found: Json = shell.client.get(f"/devices/{segment(device)}")
     found["events"] = shell.client.get(f"/devices/{segment(device)}/events", limit=10)["events"]
-    if not shell.as_json:
-        shell.out.print_json(json.dumps(found, default=str))
+    shell.document(found)
     return found
 
 

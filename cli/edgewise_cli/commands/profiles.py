@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import msgspec
@@ -51,8 +50,7 @@ def show(
 ) -> Json:
     """Show one profile."""
     document = _document(load(profile))
-    if not shell.as_json:
-        shell.out.print_json(json.dumps(document))
+    shell.document(document)
     return document
 
 

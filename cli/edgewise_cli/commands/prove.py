@@ -70,6 +70,14 @@ def prove(
         str | None,
         typer.Option(help="URL of a mirror of Debian to build from. [default: apt's own]", show_default=False),
     ] = None,
+    run_machine_code: Annotated[
+        bool,
+        typer.Option(
+            "--run-machine-code",
+            help="Run bundles of compiled models (IREE) on this machine, too: their code runs as you, and may do what "
+            "you may. For bundles whose maker you trust.",
+        ),
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the sysroots that are here.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove sysroots that no profile needs any more.")] = False,
 ) -> Json:
@@ -89,17 +97,17 @@ def prove(
     if list_:
         document["sysroots"] = _list(shell)
     if bundles:
-        rows = _prove(shell, bundles, on or [])
+        rows = _prove(shell, bundles, on or [], run_machine_code)
         _tell(shell, rows)
         document |= _document(rows)
         _refuse_failures(rows, document)
     return document
 
 
-def _prove(shell: Shell, bundles: Sequence[Path], on: Sequence[str]) -> list[_Row]:
+def _prove(shell: Shell, bundles: Sequence[Path], on: Sequence[str], trusted: bool) -> list[_Row]:
     proving = need("edgewise_converter.proof.prove", EXTRA)
     errors = need("edgewise_converter.errors", EXTRA)
-    cannot = (errors.NotPreparedError, errors.NoEmulationError, errors.ProofToolsError)
+    cannot = (errors.NotPreparedError, errors.NoEmulationError, errors.ProofToolsError, errors.ProofMissingError)
     rows: list[_Row] = []
     with shell.progress("proving") as update:
         for done, path in enumerate(bundles):
@@ -112,10 +120,10 @@ def _prove(shell: Shell, bundles: Sequence[Path], on: Sequence[str]) -> list[_Ro
                 with _told():
                     try:
                         if place is None:
-                            found = proving.on_host(golden)
+                            found = proving.on_host(golden, machine_code=trusted)
                             rows.append(_Row(path.name, name, proving.host_engine(engine), found))
                         else:
-                            found = proving.prove_on(golden, load_profile(name), place=place)
+                            found = proving.prove_on(golden, load_profile(name), place=place, machine_code=trusted)
                             rows.append(_Row(path.name, name, engine, found))
                     except cannot as error:
                         rows.append(_Row(path.name, name, engine, None, f"{error.code}: {error}"))

@@ -73,34 +73,22 @@ def judge(config: Any, weights: Mapping[str, Any], parent: Path, out: Path) -> J
         return _judged(run.from_weights(config, weights, parent, out))
 
 
-def convert(
-    run: Path,
-    profiles: Sequence[str],
-    out: Path,
-    version: int,
-    *,
-    precision: str | None = None,
-    progress: Progress | None = None,
-) -> Converted:
-    """Convert a run for some profiles; a missed budget is a result, no error."""
-    converter = need("edgewise_converter.convert", "converter")
-    errors = need("edgewise_converter.errors", "converter")
+def convert(run: Path, profiles: Sequence[str], out: Path, version: int) -> Converted:
+    """Convert a run into each profile's first form; a missed budget is a result, no error."""
+    converting = need("edgewise_converter.search.converting", "converter")
+    asked = need("edgewise_converter.search.request", "converter")
+    caching = need("edgewise_converter.cache", "converter")
     with converter_errors():
-        try:
-            reports = converter.convert_many(
-                run,
-                [load_profile(name) for name in profiles],
-                out,
-                version=version,
-                precision=precision,
-                progress=progress,
-            )
-        except errors.BudgetError as error:
-            reports = error.reports
+        found = converting.convert_model(
+            asked.Request(model=str(run), version=version, form="default"),
+            [load_profile(name) for name in profiles],
+            out,
+            cache=caching.Cache(None),
+        )
     return Converted(
-        passed=all(r.passed for r in reports),
-        bundles=tuple(Path(r.path) for r in reports if r.passed),
-        report=[_report(r) for r in reports],
+        passed=all(outcome.passed for outcome in found),
+        bundles=tuple(Path(outcome.path) for outcome in found if outcome.passed),
+        report=[outcome.document() for outcome in found],
     )
 
 
@@ -118,18 +106,13 @@ def preload() -> None:
         NotInstalledError: a part is missing; better now than in the first job.
     """
     need("edgewise_trainer.run", "trainer")
-    need("edgewise_converter.convert", "converter")
+    for module in ("converting", "bench", "searching", "bundle", "reports"):
+        need(f"edgewise_converter.search.{module}", "converter")
 
 
 def _judged(record: Any) -> Judged:
     report: dict[str, Any] = msgspec.to_builtins(record)
     return Judged(passed=bool(report["gate"]["passed"]), report=report)
-
-
-def _report(report: Any) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(report)
-    keys = ("accuracy", "accuracy_float", "agreement")
-    return {**found, **{key: getattr(report, key) for key in keys}, "table": report.table()}
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from edgewise_protocol.latencies import Bin, Latencies, histogram, summarise
 from edgewise_converter.benching.process import BenchProcess
 from edgewise_converter.benching.subject import Subject, prepare
 from edgewise_converter.benching.where import where
+from edgewise_converter.checks import Check, at_most
 from edgewise_converter.errors import ConverterError
 from edgewise_converter.hardware import Host, read_host
-from edgewise_converter.report import Check, at_most
 
 MAX_SUBJECTS: Final = 32
 MAX_SECONDS: Final = 3600.0
@@ -86,6 +86,7 @@ def bench(
     seconds: float = 3.0,
     threads: int = 1,
     sample: Path | None = None,
+    machine_code: bool = False,
     progress: Progress | None = None,
 ) -> Benched:
     """Time bundles and model files.
@@ -99,10 +100,12 @@ def bench(
         seconds: for each.
         threads: of one call.
         sample: inputs for model files; a bundle brings its own.
+        machine_code: whether the bundles' origin is trusted, so that machine code in them may run: it runs as the user.
         progress: called with what is being done, and the share of the whole that is behind.
 
     Raises:
         ConverterError: an argument is out of bounds.
+        ProofMissingError: a bundle holds machine code, and `machine_code` is not set.
         ModelFileError, SampleError, EngineError, MissingExtraError: see there.
         ProtocolError: a bundle is damaged.
     """
@@ -113,7 +116,8 @@ def bench(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-bench-")))
         subjects = [
-            prepare(path, folder / str(i), profile, sample=sample, threads=threads) for i, path in enumerate(paths)
+            prepare(path, folder / str(i), profile, sample=sample, threads=threads, machine_code=machine_code)
+            for i, path in enumerate(paths)
         ]
         children: list[BenchProcess] = []
         for subject in subjects:

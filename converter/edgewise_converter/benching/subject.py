@@ -19,11 +19,13 @@ from safetensors.numpy import save
 from edgewise_converter import golden
 from edgewise_converter.benching.child import Task
 from edgewise_converter.engines.named import Tensors
-from edgewise_converter.errors import ModelFileError, WriteError
+from edgewise_converter.errors import ModelFileError, ProofMissingError, WriteError
 from edgewise_converter.importing.model_file import read_model
 
 MODEL: Final = "model"
 _FLOATS: Final = ("FP16", "FP32", "FP64")
+_MACHINE_CODE: Final = frozenset({"iree", "c99", "vmfb"})
+"""Engines and formats whose models are machine code here, or are compiled to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +45,25 @@ class Subject:
     precision: str
 
 
-def prepare(path: Path, folder: Path, profile: Profile | None, *, sample: Path | None, threads: int) -> Subject:
+def prepare(
+    path: Path,
+    folder: Path,
+    profile: Profile | None,
+    *,
+    sample: Path | None,
+    threads: int,
+    machine_code: bool = False,
+) -> Subject:
     """Lay a bundle's or file's model and inputs into a folder.
 
     Raises:
+        ProofMissingError: it is machine code, and `machine_code` is not set.
         ModelFileError: it cannot be read, or is of no known kind.
         ProtocolError: the bundle is damaged.
         WriteError: the folder cannot be written.
     """
     if path.suffix == SUFFIX:
-        return _bundle(path, folder, profile, threads)
+        return _bundle(path, folder, profile, threads, machine_code)
     data, format_ = read_model(path)
     task = Task(
         model=str(_write(folder, MODEL, data)),
@@ -63,8 +74,13 @@ def prepare(path: Path, folder: Path, profile: Profile | None, *, sample: Path |
     return Subject(path.name, task, len(data), profile, profile.budget.latency_ms if profile else 0.0, "")
 
 
-def _bundle(path: Path, folder: Path, wanted: Profile | None, threads: int) -> Subject:
+def _bundle(path: Path, folder: Path, wanted: Profile | None, threads: int, machine_code: bool) -> Subject:
     manifest, model, inputs = read_bundle(path)
+    if _MACHINE_CODE & {manifest.requires.engine, manifest.format} and not machine_code:
+        raise ProofMissingError(
+            f"{path.name} is machine code, which would run as you, with all that you may do here; if you trust whoever "
+            "made it, add --run-machine-code"
+        )
     profile = wanted or _known(manifest.profile)
     task = Task(
         model=str(_write(folder, manifest.model_file, model)),

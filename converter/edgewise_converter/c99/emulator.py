@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from edgewise_profiles.mcu import Mcu
+from edgewise_protocol.firmware import Firmware
 from edgewise_protocol.frames import Hello, Stats
 
 from edgewise_converter.c99.link import FirmwareRunError, ProcessLink
@@ -25,8 +26,8 @@ def has_emulator() -> bool:
 
 
 @contextmanager
-def emulated(image: bytes, mcu: Mcu) -> Iterator[ProcessLink]:
-    """A board with an image on it.
+def emulated(image: bytes, mcu: Mcu, firmware: Firmware | None = None) -> Iterator[ProcessLink]:
+    """A board with an image on it, which is held to what the firmware must be, where that is given.
 
     Raises:
         FirmwareRunError: there is no emulator, or none of the board.
@@ -38,7 +39,7 @@ def emulated(image: bytes, mcu: Mcu) -> Iterator[ProcessLink]:
     with tempfile.TemporaryDirectory(prefix="edgewise-board-") as folder:
         file = Path(folder) / "firmware.elf"
         file.write_bytes(image)
-        with ProcessLink(command(str(file), mcu), f"the firmware on {mcu.emulator}", ANSWER_S) as link:
+        with ProcessLink(command(str(file), mcu), f"the firmware on {mcu.emulator}", ANSWER_S, firmware) as link:
             yield link
 
 
@@ -52,13 +53,16 @@ def command(image: str, mcu: Mcu) -> list[str]:
     return [EMULATOR, *machine, *nothing, "-serial", "stdio", "-kernel", image]
 
 
-def run_image(image: bytes, mcu: Mcu, requests: Iterable[bytes]) -> tuple[Hello, list[bytes], Stats]:
+def run_image(
+    image: bytes, mcu: Mcu, requests: Iterable[bytes], firmware: Firmware | None = None
+) -> tuple[Hello, list[bytes], Stats]:
     """Answer requests on an emulated board.
 
     Args:
         image: an ELF file.
         mcu: the board.
         requests: int8 inputs of each, one tensor after another.
+        firmware: what the image must be, see `ProcessLink`.
 
     Returns:
         its greeting, its answers, and what it measured, the stack's peak among it.
@@ -66,7 +70,7 @@ def run_image(image: bytes, mcu: Mcu, requests: Iterable[bytes]) -> tuple[Hello,
     Raises:
         FirmwareRunError: it does not run, or does not answer.
     """
-    with emulated(image, mcu) as link:
+    with emulated(image, mcu, firmware) as link:
         hello = link.hello()
         answers = [link.invoke(request) for request in requests]
         return hello, answers, link.stats()

@@ -12,10 +12,14 @@ from types import TracebackType
 from typing import IO, Final
 
 from edgewise_protocol.errors import MalformedError
+from edgewise_protocol.firmware import Firmware
 from edgewise_protocol.frames import (
     ANSWER,
     HELLO,
     INVOKE,
+    MAX_HELLO,
+    MAX_PAYLOAD,
+    PROTOCOL,
     REFUSAL,
     STATS,
     Decoder,
@@ -48,14 +52,16 @@ class ProcessLink:
         command: what to start.
         what: for messages.
         timeout_s: for one answer.
+        firmware: what it must be. Its greeting is held against it, and so is each answer's length; longer frames
+            are not waited for. Without, nothing is known of it.
 
     Raises:
         FirmwareRunError: it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], what: str, timeout_s: float) -> None:
-        self._what, self._timeout_s = what, timeout_s
-        self._decoder, self._sequence = Decoder(), 0
+    def __init__(self, command: Sequence[str], what: str, timeout_s: float, firmware: Firmware | None = None) -> None:
+        self._what, self._timeout_s, self._firmware = what, timeout_s, firmware
+        self._decoder, self._sequence = Decoder(_longest(firmware)), 0
         self._noise: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
             self._process = subprocess.Popen(
@@ -77,16 +83,29 @@ class ProcessLink:
         self.close()
 
     def hello(self) -> Hello:
-        """The firmware's greeting; raises `FirmwareRunError`."""
-        return parse_hello(self._ask(HELLO, b""))
+        """The firmware's greeting; raises `FirmwareRunError`, also if it is another firmware's."""
+        try:
+            found = parse_hello(self._ask(HELLO, b""))
+        except MalformedError as error:
+            raise FirmwareRunError(f"{self._what}: {error}") from error
+        if self._firmware is not None and (why := _differs(found, self._firmware)):
+            raise FirmwareRunError(f"{self._what} is not the one that it should be: {why}")
+        return found
 
     def invoke(self, inputs: bytes) -> bytes:
         """The model's outputs, one after another, for its inputs; raises `FirmwareRunError`."""
-        return self._ask(INVOKE, inputs)
+        answer = self._ask(INVOKE, inputs)
+        wanted = len(answer) if self._firmware is None else sum(tensor.size for tensor in self._firmware.outputs)
+        if len(answer) != wanted:
+            raise FirmwareRunError(f"{self._what} answered {len(answer)} bytes; the model's outputs have {wanted}")
+        return answer
 
     def stats(self) -> Stats:
         """What the firmware has measured; raises `FirmwareRunError`."""
-        return parse_stats(self._ask(STATS, b""))
+        try:
+            return parse_stats(self._ask(STATS, b""))
+        except MalformedError as error:
+            raise FirmwareRunError(f"{self._what}: {error}") from error
 
     def close(self) -> None:
         """End the process."""
@@ -144,3 +163,22 @@ class ProcessLink:
         self._noise.seek(0)
         text = " ".join(self._noise.read(_READ).decode(errors="replace").split())[-_TAIL:]
         return f": {text}" if text else ""
+
+
+def _longest(firmware: Firmware | None) -> int:
+    """Bytes of the longest payload that is believed."""
+    if firmware is None:
+        return MAX_PAYLOAD
+    return min(MAX_PAYLOAD, max(MAX_HELLO, sum(tensor.size for tensor in firmware.outputs)))
+
+
+def _differs(found: Hello, wanted: Firmware) -> str:
+    """How a greeting is not that of a firmware, in words; empty where it is."""
+    if found.protocol != PROTOCOL:
+        return f"it speaks version {found.protocol}, not {PROTOCOL}"
+    if found.identity != wanted.identity:
+        return f"it names the model {found.identity[:12]}, not {wanted.identity[:12]}"
+    for what, sizes, tensors in (("inputs", found.inputs, wanted.inputs), ("outputs", found.outputs, wanted.outputs)):
+        if sizes != tuple(tensor.size for tensor in tensors):
+            return f"its {what} have {list(sizes)} bytes, not {[tensor.size for tensor in tensors]}"
+    return ""

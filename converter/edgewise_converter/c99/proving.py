@@ -42,8 +42,8 @@ def run(data: bytes, profile: Profile, feeds: Mapping[str, NDArray[Any]]) -> tup
         outputs by name, (N, ...) real numbers, and what the board measured.
 
     Raises:
-        ModelFileError: the file is damaged.
-        FirmwareRunError: the board does not run, or does not answer.
+        ModelFileError: the file is damaged, or its inputs are not those.
+        FirmwareRunError: the board does not run, does not answer, or runs another firmware than the file describes.
     """
     try:
         file = unpack(data)
@@ -52,12 +52,19 @@ def run(data: bytes, profile: Profile, feeds: Mapping[str, NDArray[Any]]) -> tup
     image, mcu = file.image, profile.mcu
     if image is None or mcu is None:
         raise FirmwareRunError(f"nothing runs on a board: {why_not(data, profile)}")
+    if file.firmware.board != profile.id:
+        raise FirmwareRunError(f"the firmware is for {file.firmware.board[:64]!r}, not for {profile.id}")
     taken, given = file.firmware.inputs, file.firmware.outputs
+    if len(feeds) != len(taken):
+        raise ModelFileError(f"the firmware has {len(taken)} inputs; the bundle names {len(feeds)}")
     named = all(tensor.name in feeds for tensor in taken)
     arrays = [feeds[t.name] if named else feed for t, feed in zip(taken, feeds.values(), strict=True)]
     rows = [_rows(tensor, array) for tensor, array in zip(taken, arrays, strict=True)]
-    requests = [b"".join(row[i].tobytes() for row in rows) for i in range(len(rows[0]))]
-    _, answers, stats = run_image(image, mcu, requests)
+    counts = [len(row) for row in rows]
+    if len(set(counts)) != 1 or not counts[0]:
+        raise ModelFileError(f"the golden inputs hold {counts} requests; each must hold as many, and one at least")
+    requests = [b"".join(row[i].tobytes() for row in rows) for i in range(counts[0])]
+    _, answers, stats = run_image(image, mcu, requests, file.firmware)
     found: Tensors = {}
     at = 0
     for tensor in given:

@@ -45,6 +45,8 @@ class NamedModel(ABC):
     """`float32`, `float16`, `int8` or another of the schema's: what its weights or activations are."""
     stateful: bool = False
     """Whether the file itself keeps something from one request to the next."""
+    mixes_batch: bool = False
+    """Whether what else is in a batch changes a sample's answer: activations get one scale for all of it."""
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:

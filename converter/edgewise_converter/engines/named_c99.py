@@ -54,7 +54,7 @@ class NamedC99(NamedModel):
             path = Path(folder) / "firmware"
             path.write_bytes(program)
             path.chmod(0o700)
-            self._link = ProcessLink([str(path)], "the model built for this host", _ANSWER_S)
+            self._link = ProcessLink([str(path)], "the model built for this host", _ANSWER_S, self._firmware)
             self._close = weakref.finalize(self, self._link.close)
             self._link.hello()
         tensors = (*self._firmware.inputs, *self._firmware.outputs)

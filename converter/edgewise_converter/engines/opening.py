@@ -51,7 +51,7 @@ def open_named(
     if format_ in ("onnx", "ort"):
         from edgewise_converter.engines.named_onnx import NamedOnnx
 
-        return NamedOnnx(data, threads)
+        return NamedOnnx(data, threads, container=format_ == "ort")
     if format_ == "tflite":
         from edgewise_converter.engines.named_tflite import NamedTflite
 

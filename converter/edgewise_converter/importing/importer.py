@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from edgewise_converter import provenance
 from edgewise_converter.baseline import make_baseline
-from edgewise_converter.budget import passes
 from edgewise_converter.bundling import Ready, assemble
+from edgewise_converter.checks import Check, misses, passes
 from edgewise_converter.engines.named import NamedModel, Tensors
+from edgewise_converter.engines.named_apart import NamedApart
+from edgewise_converter.engines.named_tflite import NamedTflite
 from edgewise_converter.engines.opening import open_named
 from edgewise_converter.errors import ConverterError, SampleError
 from edgewise_converter.evidence import golden_of_batch, golden_of_request, numerics_of
@@ -33,8 +35,9 @@ from edgewise_converter.hardware import Host, is_profiles_hardware, read_host
 from edgewise_converter.importing.judgement import budget_checks, check_answers, target_for
 from edgewise_converter.importing.model_file import read_model
 from edgewise_converter.importing.samples import Sample, integers_of, match, read_arrays
+from edgewise_converter.metrics.comparison import top_classes
+from edgewise_converter.metrics.labelled import border
 from edgewise_converter.passes.artifact import Artifact
-from edgewise_converter.report import Check, misses
 from edgewise_converter.run_record import MAX_VERSION
 from edgewise_converter.writing import write_proven
 
@@ -166,6 +169,9 @@ def _examine(
     data: bytes, name: str, format_: Format, model: NamedModel, arrays: Tensors, description: Description
 ) -> _Examined:
     sample = match(arrays, model.inputs, model.outputs, model.batch)
+    if isinstance(model, NamedTflite):
+        with NamedApart(model, data, integers_of(arrays)) as apart:
+            apart.infer(sample.inputs)
     answers = model.infer(sample.inputs)
     check_answers(answers, sample.expected, model.precision)
     x, y = sample.inputs[model.inputs[0].name], answers[model.outputs[0].name]
@@ -288,5 +294,4 @@ def _accuracy(outputs: NDArray[Any], labels: NDArray[np.int64] | None, task: str
     flat = outputs.reshape(len(outputs), -1)
     if (classes := flat.shape[1]) > 1 and int(labels.max()) >= classes:
         raise SampleError(f"the labels 'y' name class {int(labels.max())}; the model has 0 to {classes - 1}")
-    named = flat.argmax(1) if flat.shape[1] > 1 else np.rint(flat[:, 0]).astype(np.int64)
-    return float(np.mean(named == labels))
+    return float(np.mean(top_classes(outputs, border(outputs, labels)) == labels))

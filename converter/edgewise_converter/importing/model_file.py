@@ -9,7 +9,7 @@ from edgewise_profiles.schema import Format
 from edgewise_protocol.bounds import MAX_BUNDLE_BYTES
 
 from edgewise_converter.errors import ModelFileError
-from edgewise_converter.importing.onnx_check import check_operators, check_shapes, check_tensors
+from edgewise_converter.importing.onnx_check import check_functions, check_operators, check_shapes, check_tensors
 from edgewise_converter.importing.onnx_scan import scan
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.tflite_file.admission import admit
@@ -18,6 +18,8 @@ MAX_OPSET: Final = 22
 """Of ONNX 1.17, which onnxruntime 1.22 reads: the oldest that a profile names."""
 MAX_IR: Final = 10
 _TFLITE_MAGIC: Final = b"TFL3"
+_ORT_MAGIC: Final = b"ORTM"
+"""Of onnxruntime's own container, at the same place: its readers take a file for one by this alone."""
 _FORMATS: Final[dict[str, Format]] = {".onnx": "onnx", ".tflite": "tflite"}
 
 
@@ -66,18 +68,30 @@ def check_onnx(data: bytes, name: str, *, converted: bool = False) -> None:
             engine has, or is too new for the devices' engines.
     """
     onnx = need("onnx")
+    if data[4:8] == _ORT_MAGIC:
+        raise _posing(name)
     scan(data, name)
     try:
         with quietly():
             model = onnx.load_model_from_string(data)
     except Exception as error:
         raise ModelFileError(f"{name} is not an ONNX file, or is cut short: {str(error)[:200]}") from error
+    if any(_ORT_MAGIC.decode() in text[:8] for text in (model.producer_name, model.producer_version, model.domain)):
+        raise _posing(name)  # it would begin so when it is written again
     if not model.graph.node or not model.graph.input or not model.graph.output:
         raise ModelFileError(f"{name} is not an ONNX model: it has no nodes, no inputs or no outputs")
     check_tensors(model, name)
     check_shapes(model, name)
     _check_versions(model, name, converted)
     check_operators(model, name)
+    check_functions(model, name)
+
+
+def _posing(name: str) -> ModelFileError:
+    return ModelFileError(
+        f"{name} begins as onnxruntime's own container (ORT) does, so engines would not read its ONNX graph: give the "
+        "ONNX file that it was made of"
+    )
 
 
 def _check_versions(model: Any, name: str, converted: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ from edgewise_converter.passes.onnx_operators import STANDARD_DOMAINS, is_served
 
 MAX_ELEMENTS: Final = 2**28
 """Of a tensor that a file makes out of a few bytes, or takes as an input: 1 GiB of float32."""
+MAX_EXPANDED: Final = 50_000
+"""Nodes that functions become where they are called: engines write them out, in a time that grows by the square."""
 _MAX_RANK: Final = 32
 _GROWING: Final = {"ConstantOfShape": 0, "Expand": 1}
 """Operators that make a tensor of the shape which one of their inputs says: which."""
@@ -99,45 +101,69 @@ def check_operators(model: Any, name: str) -> None:
             )
 
 
+def check_functions(model: Any, name: str) -> None:
+    """Refuse functions that call each other to more nodes than an engine can write out, or without an end.
+
+    Raises:
+        ModelFileError: they do.
+    """
+    bodies: dict[tuple[str, str], list[Any]] = {}
+    for function in model.functions:
+        bodies.setdefault(_key(function.domain, function.name), []).extend(nodes(function))
+    called = {key: [k for n in body if (k := _key(n.domain, n.op_type)) in bodies] for key, body in bodies.items()}
+    sizes: dict[tuple[str, str], int] = {}
+    callers: dict[tuple[str, str], list[tuple[str, str]]] = {key: [] for key in bodies}
+    left = {key: len(set(found)) for key, found in called.items()}
+    for key, found in called.items():
+        for inner in set(found):
+            callers[inner].append(key)
+    ready = [key for key, count in left.items() if not count]
+    while ready:
+        key = ready.pop()
+        sizes[key] = min(len(bodies[key]) + sum(sizes[inner] for inner in called[key]), MAX_EXPANDED + 1)
+        for caller in callers[key]:
+            left[caller] -= 1
+            if not left[caller]:
+                ready.append(caller)
+    if len(sizes) != len(bodies):
+        raise ModelFileError(f"{name}: its functions call each other in a circle")
+    total = sum(sizes.get(_key(node.domain, node.op_type), 0) for node in nodes(model.graph))
+    if total > MAX_EXPANDED:
+        raise ModelFileError(
+            f"{name}: its functions stand for more than {MAX_EXPANDED} nodes where they are called; export the model "
+            "without functions (onnx.inliner.inline_local_functions)"
+        )
+
+
 def graphs(model: Any) -> Iterator[Any]:
-    """Every graph, and every function's nodes as one; nesting was bounded before."""
-    waiting = [model.graph, *model.functions]
-    for training in model.training_info:
-        waiting += [training.initialization, training.algorithm]
-    while waiting:
-        graph = waiting.pop()
-        if hasattr(graph, "initializer"):
-            yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                waiting.extend(attribute.graphs)
-                if attribute.HasField("g"):
-                    waiting.append(attribute.g)
+    """Every graph, wherever in the file; nesting was bounded before."""
+    return _messages(model, "GraphProto")
 
 
 def nodes(model: Any) -> Iterator[Any]:
     """Every node, also of functions."""
-    for graph in graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
+    return _messages(model, "NodeProto")
 
 
 def tensors(model: Any) -> Iterator[Any]:
     """Every constant tensor."""
-    for graph in graphs(model):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes(model):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("sparse_tensor"):
-                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-            yield from attribute.tensors
-            for sparse in attribute.sparse_tensors:
-                yield from (sparse.values, sparse.indices)
+    return _messages(model, "TensorProto")
+
+
+def _messages(root: Any, kind: str) -> Iterator[Any]:
+    """All messages of a kind within another one.
+
+    All fields that hold messages are followed, not those that are known to: what the schema allows in a place
+    (the default of a function's attribute, a training step) an engine takes from there, too.
+    """
+    waiting = [root]
+    while waiting:
+        message = waiting.pop()
+        if message.DESCRIPTOR.name == kind:
+            yield message
+        for field, found in message.ListFields():
+            if field.message_type is not None:
+                waiting.extend(found if isinstance(found, Sequence) else (found,))
 
 
 def _refuse_external(tensor: Any, name: str) -> None:
@@ -183,6 +209,11 @@ def _entries(count: int, bits: int, kind: str) -> int:
     if kind.startswith("COMPLEX"):
         return 2 * count
     return (count * bits + 7) // 8 if bits < 8 else count
+
+
+def _key(domain: str, name: str) -> tuple[str, str]:
+    """What a function is called by; functions that differ in their overload alone count as one of all their nodes."""
+    return ("" if domain == "ai.onnx" else domain, name)
 
 
 def _called(node: Any) -> str:

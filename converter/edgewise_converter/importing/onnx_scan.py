@@ -20,8 +20,8 @@ _MAX_VARINT: Final = 10
 _Parts = dict[int, str]
 """Which fields of a message are messages that are walked too, by number."""
 _MESSAGES: Final[dict[str, _Parts]] = {
-    "model": {7: "graph", 8: "opset", 14: "property", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
+    "model": {7: "graph", 8: "opset", 14: "property", 20: "training", 25: "function", 26: "device"},
+    "training": {1: "graph", 2: "graph", 3: "property", 4: "property"},
     "function": {7: "node", 11: "attribute", 12: "value", 9: "opset", 14: "property"},
     "graph": {
         1: "node",
@@ -33,7 +33,7 @@ _MESSAGES: Final[dict[str, _Parts]] = {
         14: "annotation",
         16: "property",
     },
-    "node": {5: "attribute", 9: "property"},
+    "node": {5: "attribute", 9: "property", 10: "placement"},
     "attribute": {
         5: "tensor",
         6: "graph",
@@ -44,10 +44,10 @@ _MESSAGES: Final[dict[str, _Parts]] = {
         14: "type",
         15: "type",
     },
-    "tensor": {13: "property", 16: "property"},
+    "tensor": {3: "segment", 13: "property", 16: "property"},
     "sparse": {1: "tensor", 2: "tensor"},
     "value": {2: "type", 4: "property"},
-    "type": {1: "tensor_type", 4: "sequence", 5: "map", 8: "tensor_type", 9: "sequence"},
+    "type": {1: "tensor_type", 4: "sequence", 5: "map", 7: "opaque", 8: "tensor_type", 9: "sequence"},
     "sequence": {1: "type"},
     "map": {2: "type"},
     "tensor_type": {2: "shape"},
@@ -56,6 +56,12 @@ _MESSAGES: Final[dict[str, _Parts]] = {
     "opset": {},
     "property": {},
     "dimension": {},
+    "segment": {},
+    "opaque": {},
+    "device": {},
+    "placement": {2: "sharding"},
+    "sharding": {3: "property", 4: "sharded"},
+    "sharded": {2: "property"},
 }
 _NESTING: Final = 6 * MAX_DEPTH
 """Of messages: a graph in a node's attribute is three deep."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edgewise_converter.checks import Check, at_least
 from edgewise_converter.errors import MetricError
-from edgewise_converter.report import Check, at_least
 
 
 def target_check(metric: str, value: float, target: float) -> Check:

@@ -6,8 +6,8 @@ The form is that of MLPerf Tiny's anomaly detection, which judges by the mean of
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,6 +24,8 @@ MAX_FILES: Final = 1_000
 _WORDS: Final = {"normal": 0, "anomaly": 1}
 _LABELS: Final = {**_WORDS, "0": 0, "1": 1}
 _MAX_FIELD: Final = 200
+_MAX_ROW: Final = 1 << 16
+"""Characters."""
 
 
 class Scores(NamedTuple):
@@ -88,23 +90,46 @@ def parse(text: str, source: str, label_column: str | None = None) -> Scores:
     Raises:
         ScoresError: it is no such table; the message names the line.
     """
-    try:
-        rows = [(n, row) for n, row in enumerate(csv.reader(io.StringIO(text), strict=True), 1) if row]
-    except csv.Error as error:
-        raise ScoresError(f"{source} is not CSV: {error}") from error
-    heading = rows.pop(0)[1] if rows and len(rows[0][1]) > 1 and _number(rows[0][1][1]) is None else None
-    if not rows:
-        raise ScoresError(f"{source} holds no scores")
-    if len(rows) > MAX_ROWS:
-        raise ScoresError(f"{source} holds {len(rows)} scores; at most {MAX_ROWS} are taken")
-    column = _column(label_column, heading, source)
-    scores, labels = np.empty(len(rows)), np.empty(len(rows), np.int64)
-    for i, (line, row) in enumerate(rows):
+    scores, labels, column, first = array("d"), array("b"), None, True
+    for line, row in _rows(text, source):
         value = _number(row[1]) if len(row) > 1 else None
+        if first:
+            first, heading = False, row if len(row) > 1 and value is None else None
+            column = _column(label_column, heading, source)
+            if heading is not None:
+                continue
         if value is None:
             raise ScoresError(f"{source}, line {line}: name,score is expected, and the score is a number")
-        scores[i], labels[i] = value, _label(row, column, f"{source}, line {line}")
-    return Scores(scores, labels)
+        if len(scores) == MAX_ROWS:
+            raise ScoresError(f"{source} holds more than {MAX_ROWS} scores")
+        scores.append(value)
+        labels.append(_label(row, column, f"{source}, line {line}"))
+    if not scores:
+        raise ScoresError(f"{source} holds no scores")
+    return Scores(np.array(scores, np.float64), np.array(labels, np.int64))
+
+
+def _rows(text: str, source: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and rows, one at a time: a file of many short rows would take hundreds of times its size."""
+    at = begun = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal at
+        while at < len(text):
+            end = text.find("\n", at) + 1 or len(text)
+            if end - begun > _MAX_ROW:
+                raise ScoresError(f"{source} holds a row of more than {_MAX_ROW} characters: it is no table of scores")
+            line, at = text[at:end], end
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
+    try:
+        for row in reader:
+            begun = at
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise ScoresError(f"{source} is not CSV: {error}") from error
 
 
 def _column(wanted: str | None, heading: Sequence[str] | None, source: str) -> int | None:

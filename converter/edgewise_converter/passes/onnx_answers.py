@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgewise_converter.engines.time_limit import ANSWER_S, TimeLimit
 from edgewise_converter.errors import PassError
 from edgewise_converter.libraries import need, quietly
 from edgewise_converter.requests import Requests, Tensors
@@ -37,7 +38,7 @@ class Graph:
         options.log_severity_level = _ERRORS_ONLY
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC if optimized else levels.ORT_DISABLE_ALL
-        self._what = what
+        self._what, self._limit = what, TimeLimit(ort.RunOptions)
         try:
             with quietly():
                 self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -65,10 +66,19 @@ class Graph:
             PassError: onnxruntime fails.
         """
         names = list(self.outputs) if names is None else list(names)
+        limit = self._limit
+        limit.begin(ANSWER_S)
         try:
-            found = self._session.run(names, {n: feeds[n] for n in self.inputs if n in feeds})
+            found = self._session.run(names, {n: feeds[n] for n in self.inputs if n in feeds}, limit.options)
         except Exception as error:
+            if limit.passed:
+                raise PassError(
+                    f"onnxruntime has no answer of {self._what} after {ANSWER_S:g} s: the model is too large for a "
+                    "device, or holds a loop without an end"
+                ) from None
             raise PassError(f"onnxruntime fails on {self._what}: {str(error)[:300]}") from error
+        finally:
+            limit.end()
         return dict(zip(names, map(np.asarray, found), strict=True))
 
 

@@ -17,6 +17,11 @@ def apply(materials: Materials, before: None, config: OnnxExportConfig) -> Artif
     """
     torch = need("torch")
     need("onnxscript")
+    if both := sorted(set(materials.input_names) & set(materials.output_names)):
+        raise PassError(
+            f"an input and an output of {materials.model} are both called {both[0]!r}, and ONNX gives a name to one "
+            "tensor only: call the output otherwise"
+        )
     try:
         with quietly():
             program = torch.onnx.export(

@@ -31,8 +31,8 @@ def answer(what: Golden, profile: Profile) -> Answer:
 
     Raises:
         NoEmulationError: the bundle has no image, or there is no emulator here.
-        ModelFileError: the model file is damaged.
-        FirmwareRunError: the board does not answer.
+        ModelFileError: the model file is damaged, or is not what the manifest says.
+        FirmwareRunError: the board does not answer, or runs another firmware than the file describes.
     """
     try:
         why = proving.why_not(what.model, profile)
@@ -44,8 +44,9 @@ def answer(what: Golden, profile: Profile) -> Answer:
     feeds = {spec.name: what.inputs[spec.name] for spec in what.manifest.inputs}
     found, stats = proving.run(what.model, profile, feeds)
     seconds = time.perf_counter() - begun
-    named = dict(zip((spec.name for spec in what.manifest.outputs), found.values(), strict=True))
-    shaped = {spec.name: named[spec.name] for spec in what.manifest.outputs}
+    if len(found) != len(what.manifest.outputs):
+        raise ModelFileError(f"the firmware has {len(found)} outputs; the manifest names {len(what.manifest.outputs)}")
+    shaped = dict(zip((spec.name for spec in what.manifest.outputs), found.values(), strict=True))
     told = Told(machine=profile.machine, version="1", run_s=seconds)
     log = f"stack {stats.stack_peak} of {stats.stack_bytes} bytes, arena {stats.arena_bytes} bytes"
     return Answer(told, shaped, seconds, log)

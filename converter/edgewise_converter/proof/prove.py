@@ -23,6 +23,7 @@ from edgewise_converter.errors import (
     NoEmulationError,
     NotPreparedError,
     ProofError,
+    ProofMissingError,
     ProofToolsError,
     WriteError,
 )
@@ -35,6 +36,8 @@ from edgewise_converter.proof.sysroot import Progress
 Place = Literal["native", "emulated"]
 _STANDS_IN: Final = {"tflite-runtime": "litert"}
 """Reads the same files, where the engine itself has no wheel for the host."""
+_MACHINE_CODE: Final = frozenset({"iree"})
+"""Engines whose model files are machine code, which the engine jumps into."""
 _DOT_PRODUCT: Final = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 
@@ -81,7 +84,14 @@ def gather(manifest: Manifest, files: Mapping[str, bytes], name: str) -> Golden:
     return Golden(manifest, files[manifest.model_file], inputs, expected)
 
 
-def prove(bundle: Path, profile: Profile, *, place: Place | None = None, home: Path | None = None) -> ProofResult:
+def prove(
+    bundle: Path,
+    profile: Profile,
+    *,
+    place: Place | None = None,
+    home: Path | None = None,
+    machine_code: bool = False,
+) -> ProofResult:
     """Run a bundle's golden inputs on a profile's instruction set.
 
     Args:
@@ -89,26 +99,35 @@ def prove(bundle: Path, profile: Profile, *, place: Place | None = None, home: P
         profile: whose.
         place: `native` or `emulated`; by default native where the host has the instruction set.
         home: the folder of sysroots.
+        machine_code: whether the bundle's origin is trusted, so that machine code in it may run natively: it runs
+            as this user, and may do whatever this user may. Emulated it is shut in, and asks for no trust.
 
     Returns:
         what was found; an engine that refuses the model has failed, too.
 
     Raises:
         NotPreparedError, NoEmulationError, ProofToolsError: it cannot be tried here.
+        ProofMissingError: it holds machine code, and `machine_code` is not set.
         WriteError, ModelFileError, ProtocolError: see `read`.
     """
-    return prove_on(read(bundle), profile, place=place, home=home)
+    return prove_on(read(bundle), profile, place=place, home=home, machine_code=machine_code)
 
 
 def prove_on(
-    what: Golden, profile: Profile, *, place: Place | None = None, home: Path | None = None, host: Host | None = None
+    what: Golden,
+    profile: Profile,
+    *,
+    place: Place | None = None,
+    home: Path | None = None,
+    host: Host | None = None,
+    machine_code: bool = False,
 ) -> ProofResult:
     """See `prove`."""
     here = host or read_host()
     if place is None:
         place = places(what.manifest, profile, here)[0]
     if place == "native":
-        return on_host(what, profile=profile.id, host=here)
+        return on_host(what, profile=profile.id, host=here, machine_code=machine_code)
     if what.manifest.format == "c99":
         board = Proof(machine=profile.machine, cpu=profile.mcu.core if profile.mcu else "", emulated=True)
         return _run(what, profile.id, board, lambda: c99_board.answer(what, profile))
@@ -122,17 +141,30 @@ def prove_on(
     return _run(what, profile.id, assumed, lambda: running.run_emulated(what.manifest, what.model, what.inputs, there))
 
 
-def on_host(what: Golden, *, profile: str = HOST, host: Host | None = None) -> ProofResult:
+def on_host(what: Golden, *, profile: str = HOST, host: Host | None = None, machine_code: bool = False) -> ProofResult:
     """Run golden inputs on this machine, whatever profile the bundle is for.
+
+    Args:
+        what: the bundle.
+        profile: what is stood for.
+        host: this machine.
+        machine_code: see `prove`.
 
     Raises:
         NoEmulationError: what the bundle holds is not run here: compiled for another machine, or no engine for it.
+        ProofMissingError: it holds machine code, and `machine_code` is not set.
     """
     here = host or read_host()
     manifest = what.manifest
     engine = host_engine(manifest.requires.engine)
     if manifest.format == "vmfb" and manifest.requires.machine not in ("", here.machine):
         raise NoEmulationError(f"the model is compiled for {manifest.requires.machine}; this machine is {here.machine}")
+    # By the engine that would run it: the format is what the bundle says of itself.
+    if engine in _MACHINE_CODE and not machine_code:
+        raise ProofMissingError(
+            "the model is machine code, which would run as you, with all that you may do here; if you trust whoever "
+            "made the bundle, add --run-machine-code"
+        )
     assumed = Proof(machine=here.machine, cpu=here.cpu[:200])
     return _run(what, profile, assumed, lambda: running.run_native(manifest, what.model, what.inputs, engine))
 
@@ -147,6 +179,8 @@ def prove_contents(
     progress: Progress | None = None,
 ) -> Verdict:
     """Prove a bundle before it is written, everywhere where this machine can.
+
+    Its machine code runs here natively, as this user: it is for a bundle that was compiled here.
 
     Args:
         manifest: as it will be, without proofs.
@@ -172,7 +206,7 @@ def prove_contents(
     for done, place in enumerate(wanted):
         tell(f"proving on {_in_words(place, profile, host)}", done / len(wanted))
         try:
-            results.append(prove_on(what, profile, place=place, home=home, host=host))
+            results.append(prove_on(what, profile, place=place, home=home, host=host, machine_code=True))
         except (NotPreparedError, NoEmulationError, ProofToolsError) as error:
             reasons.append(str(error))
     verdict = Verdict(results=tuple(results), why_not="; ".join(reasons))

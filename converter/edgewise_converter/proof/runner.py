@@ -319,8 +319,25 @@ def serve(request: bytes) -> bytes:
     return pack(told, outputs)
 
 
+def bound(memory: int, cpu_s: int, written: int) -> None:
+    """Limit this process, for good: bytes of its own data, seconds of processor time, bytes of a file; no core."""
+    import resource
+
+    for what, most in (
+        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_FSIZE, written),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+
+
 def main() -> None:
-    """One request in, one answer out."""
+    """One request in, one answer out. Arguments are those of `bound`; without, nothing is limited here."""
+    if sys.argv[1:]:
+        bound(*map(int, sys.argv[1:]))
     out = os.dup(1)
     os.dup2(2, 1)
     reply = serve(sys.stdin.buffer.read())

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import numpy as np
 from edgewise_protocol.manifest import TensorSpec
 
 from edgewise_converter.cache import Cache, key_of
-from edgewise_converter.engines.answering import answer
-from edgewise_converter.engines.named import NamedModel
+from edgewise_converter.engines.answering import answer, answer_sequences
+from edgewise_converter.engines.named import FREE, NamedModel
 from edgewise_converter.engines.opening import open_artifact
 from edgewise_converter.errors import ConverterError, EngineError, PassError, UnchangedError
 from edgewise_converter.hardware import Host
@@ -25,9 +26,9 @@ from edgewise_converter.metrics.evaluation import evaluate
 from edgewise_converter.metrics.score import Score
 from edgewise_converter.passes.artifact import Artifact, Signature
 from edgewise_converter.passes.registry import PASSES
-from edgewise_converter.plan import Step
 from edgewise_converter.requests import Requests, Tensors
 from edgewise_converter.search.candidates import Candidate
+from edgewise_converter.search.step import Step
 from edgewise_converter.sources.model import Model
 
 ROUNDS: Final = 9
@@ -77,7 +78,7 @@ class Bench:
         return self._after(candidate.steps[:place]).artifact
 
     def score(self, candidate: Candidate, made: Made) -> Score:
-        """How near the candidate comes to the source on the held-out requests.
+        """How near the candidate comes to the source on the held-out requests, see `answers`.
 
         Raises:
             EngineError, ModelFileError: the engine refuses the file, or fails on it.
@@ -86,17 +87,15 @@ class Bench:
         key = key_of(made.sha256, candidate.engine, self.model.digest, self.model.heldout_sha256, self.host.cpu)
         if (kept := self.cache.get("scores", key)) is not None:
             return _scores.decode(kept)
-        outputs = self.run(candidate, made, self.model.heldout)
+        outputs = self.answers(candidate, made)
         found = self.evaluate(outputs, self.model.reference_outputs())
         self.cache.put("scores", key, msgspec.json.encode(found))
         return found
 
     def evaluate(self, outputs: Tensors, reference: Tensors) -> Score:
         """The score of outputs on the held-out requests; a model's state does not count."""
-        fed_back = {pair.output for pair in self.model.state}
-        judged = {name: array for name, array in reference.items() if name not in fed_back}
-        if missing := sorted(judged.keys() - outputs.keys()):
-            raise EngineError(f"the converted model has no output {missing[0]!r}; it gives {', '.join(outputs)}")
+        judged = {name: reference[name] for name in self.model.judged}
+        _check_names(outputs, self.model.judged)
         for name, array in judged.items():
             if outputs[name].shape != array.shape:
                 raise EngineError(
@@ -106,9 +105,30 @@ class Bench:
         model = self.model
         return evaluate(model.metric, outputs, judged, model.y, model.heldout.feeds, task=model.task)
 
+    def answers(self, candidate: Candidate, made: Made) -> Tensors:
+        """The candidate's outputs on the held-out requests, which it gets as a device would.
+
+        A model whose state the client feeds back runs its sequences on its own state: errors that add up from
+        step to step count.
+
+        Raises:
+            EngineError, ModelFileError: see `open`; or it fails on a request.
+        """
+        model = self.model
+        if not model.state:
+            return self.run(candidate, made, model.heldout)
+        lengths = model.sequences or (1,) * len(model.heldout)
+        return answer_sequences(self.open(candidate, made), model.heldout, model.state, lengths)
+
     def run(self, candidate: Candidate, made: Made, requests: Requests) -> Tensors:
-        """The candidate's outputs on requests."""
-        return answer(self.open(candidate, made), requests)
+        """The candidate's outputs on requests, each with the state that it brings.
+
+        Raises:
+            EngineError, ModelFileError: see `open`; or it fails on a request, or has not the source's outputs.
+        """
+        outputs = answer(self.open(candidate, made), requests)
+        _check_names(outputs, self.model.judged)
+        return outputs
 
     def open(self, candidate: Candidate, made: Made) -> NamedModel:
         """The candidate, loaded afresh.
@@ -125,7 +145,7 @@ class Bench:
         return loaded
 
     def latencies(self, finalists: Sequence[tuple[Candidate, Made]]) -> dict[str, float]:
-        """Median time of one request on one thread of this host, milliseconds, by candidate's name.
+        """Median time of one call on one thread of this host, milliseconds, by candidate's name.
 
         All are timed in turn, round by round, so that what disturbs the host disturbs all alike;
         one that fails while it is timed is left out.
@@ -138,14 +158,15 @@ class Bench:
         return found
 
     def _time(self, finalists: Sequence[tuple[Candidate, Made]]) -> dict[str, float]:
-        request = self.model.heldout.one(0)
         loaded: dict[str, NamedModel] = {}
+        requests: dict[str, Tensors] = {}
         calls: dict[str, int] = {}
         for candidate, made in finalists:
             try:
                 model = self.open(candidate, made)
+                request = requests[candidate.name] = _least(model, self.model.heldout.one(0))
                 for _ in range(_WARM_UP_CALLS):
-                    model.infer(request)
+                    model.call(request)
                 calls[candidate.name] = max(1, min(_MAX_CALLS, int(_ROUND_SECONDS / _seconds(model, request))))
             except EngineError:
                 continue
@@ -153,7 +174,7 @@ class Bench:
         times: dict[str, list[float]] = {name: [] for name in loaded}
         for _ in range(ROUNDS):
             for name, model in loaded.items():
-                times[name].append(statistics.median(_seconds(model, request) for _ in range(calls[name])))
+                times[name].append(statistics.median(_seconds(model, requests[name]) for _ in range(calls[name])))
         return {name: round(statistics.median(seconds) * 1e3, 5) for name, seconds in times.items()}
 
     def _after(self, steps: tuple[Step, ...]) -> Made:
@@ -174,16 +195,16 @@ class Bench:
     def _apply(self, steps: tuple[Step, ...]) -> Made:
         step = steps[-1]
         before = self._after(steps[:-1]) if len(steps) > 1 or isinstance(self.model.origin, Artifact) else None
-        parts = (before.sha256 if before else self.model.digest, self.model.calibration.sha256)
+        model = self.model
+        names = repr((model.inputs, model.outputs))  # an exporter writes them into the file
+        parts = (before.sha256 if before else model.digest, model.calibration.sha256, names)
         key = key_of(step.name, repr(step.config), *parts)
         unchanged = before.unchanged if before else ()
         if (kept := self.cache.get("artifacts", key)) is not None:
             artifact = msgspec.msgpack.decode(kept, type=_Kept).artifact()
         else:
             try:
-                artifact = PASSES[step.name].load()(
-                    self.model.materials, before.artifact if before else None, step.config
-                )
+                artifact = PASSES[step.name].load()(model.materials, before.artifact if before else None, step.config)
             except PassError:
                 if step.optional and before is not None:
                     return Made(before.artifact, before.sha256, (*unchanged, step.name))
@@ -220,7 +241,20 @@ class _Kept(msgspec.Struct, frozen=True):
         return Artifact(self.data, format_, precision, signature, stand_in)  # type: ignore[arg-type]
 
 
+def _check_names(outputs: Tensors, wanted: Sequence[str]) -> None:
+    if missing := [name for name in wanted if name not in outputs]:
+        raise EngineError(f"the converted model has no output {missing[0]!r}; it gives {', '.join(outputs)}")
+
+
+def _least(model: NamedModel, request: Tensors) -> Tensors:
+    """A request as the file takes it in one call: repeated where its batch is fixed."""
+    if model.batch in (None, FREE, 1):
+        return request
+    return {name: np.ascontiguousarray(np.repeat(array, model.batch, axis=0)) for name, array in request.items()}
+
+
 def _seconds(model: NamedModel, request: Tensors) -> float:
+    # One call of a loaded file: `infer` would load a file that keeps variables anew for each request.
     start = time.perf_counter()
-    model.infer(request)
+    model.call(request)
     return time.perf_counter() - start

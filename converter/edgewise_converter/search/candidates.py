@@ -11,9 +11,9 @@ from edgewise_profiles.schema import EngineName, Format, Precision, Profile
 
 from edgewise_converter.passes.entry import PassEntry
 from edgewise_converter.passes.registry import PASSES
-from edgewise_converter.plan import Step
 from edgewise_converter.search.chains import CHAINS, CONTAINER, FROM_PROFILE, START, WIDENING, Chain, Pass, allowed
 from edgewise_converter.search.result import CandidateRecord
+from edgewise_converter.search.step import Step
 
 _CONTAINED: Final = ("int8", "int8-dynamic")
 """Forms that gain in onnxruntime's own container."""

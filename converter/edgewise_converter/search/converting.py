@@ -53,6 +53,7 @@ def convert_model(
 
     Raises:
         RunError, GateError, ModelFileError, SampleError, MetricError: the model or its samples.
+        NoTargetError: a profile does not allow the form that was asked for.
         PassError: a profile allows no form that the model can take.
         EngineError: a bundle does not prove itself.
         WriteError: the disk refuses.
@@ -193,3 +194,6 @@ def _check(request: Request, profiles: Sequence[Profile]) -> None:
         raise ConverterError(f"between 1 and {_MAX_PROFILES} different profiles are needed; {len(profiles)} were given")
     if not 1 <= request.version <= _MAX_VERSION:
         raise ConverterError(f"a version is between 1 and {_MAX_VERSION}; {request.version} was given")
+    for profile in profiles:
+        if request.form not in (None, "default"):
+            profile.target(request.form)

@@ -75,9 +75,9 @@ def least_reason(score: Score, least: float | None) -> str:
     return f"{score.name} is {score.value:.4f}; at least {least:g} is asked for (float has {score.float_value:.4f})"
 
 
-def latency_reason(latency_ms: float | None, budget: Budget, *, binding: bool) -> str:
-    """Why a form with this latency is out; empty where it is not, or where it was measured on another machine."""
-    if latency_ms is None or not binding or latency_ms <= budget.latency_ms:
+def latency_reason(latency_ms: float | None, budget: Budget) -> str:
+    """Why a form with this latency is out, if it was measured on the profile's hardware; empty where it is not."""
+    if latency_ms is None or latency_ms <= budget.latency_ms:
         return ""
     return f"one request takes {latency_ms:.3f} ms; the profile allows {budget.latency_ms:g}"
 
@@ -165,7 +165,7 @@ def _row(trial: Trial, verdict: Verdict, reason: str) -> Row:
 def _why(winner: Trial, baseline: Trial | None, objective: Objective) -> str:
     timed = winner.latency_ms is not None
     if baseline is None:
-        return f"the best in {objective if timed else 'size'}; no float form runs there"
+        return f"the best in {objective if timed else 'size'} of what was tried; no float form is among it"
     if winner is baseline:
         return f"nothing within the budget is better than float in {objective}"
     size = (baseline.size_bytes or 0) / (winner.size_bytes or 1)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from edgewise_converter.errors import ConverterError
+from edgewise_converter.metrics.score import Score
 from edgewise_converter.passes.registry import PASSES
 from edgewise_converter.reporting.details import LayerDamage
 from edgewise_converter.search.bench import Bench
@@ -25,6 +26,20 @@ MAX_SETS: Final = 4
 """Sets of equally few layers that are handed on: which is the fastest, or the smallest, is judged with all forms."""
 UNUSABLE: Final = 1e6
 Say = Callable[[str, float], None]
+
+
+class Bounds(NamedTuple):
+    """What a form's score is held against."""
+
+    points: float
+    """That may be lost."""
+    least: float | None = None
+    """Value that the metric must reach, in [0, 1]."""
+
+    def excess(self, score: Score) -> float:
+        """Points by which the bound that is missed most is missed; at most 0 where both hold."""
+        short = -math.inf if self.least is None else 100 * (self.least - score.value)
+        return max(score.drop - self.points, short)
 
 
 class Mixed(NamedTuple):
@@ -72,7 +87,7 @@ class _Budget:
         self.say(text, self.share)
 
 
-def mend(bench: Bench, bases: Sequence[Trial], allowed_points: float, trials: int, say: Say) -> tuple[Mixed, ...]:
+def mend(bench: Bench, bases: Sequence[Trial], bounds: Bounds, trials: int, say: Say) -> tuple[Mixed, ...]:
     """Of one of the bases, the forms with the fewest layers in float such that the budget holds; none where none does.
 
     The shortest prefix of a ranking is looked for from every base; the one that needs the fewest layers
@@ -81,7 +96,7 @@ def mend(bench: Bench, bases: Sequence[Trial], allowed_points: float, trials: in
     Args:
         bench: the model's.
         bases: forms of one engine and precision, the least lossy first.
-        allowed_points: points that may be lost.
+        bounds: of the score.
         trials: sets that are tried at most, of all bases together.
         say: called with what is done, and the share of it that is behind.
 
@@ -99,7 +114,7 @@ def mend(bench: Bench, bases: Sequence[Trial], allowed_points: float, trials: in
             continue
         if layers not in rankings:
             rankings[layers] = rank(bench, form, layers, partial(_ranking, budget, form, (place, len(bases))))
-        excess = _excess(bench, form, len(layers), allowed_points, budget)
+        excess = _excess(bench, form, len(layers), bounds, budget)
         excesses[form.name] = excess, layers
         hunt = Hunt(rankings[layers], excess, budget.left)
         hunt.bisect(below=best[1].count if best else None)
@@ -133,17 +148,17 @@ def _layers_of(bench: Bench, candidate: Candidate) -> tuple[str, ...]:
     return tell(bench.before_last(candidate, place)) if place is not None and tell is not None else ()
 
 
-def _excess(bench: Bench, candidate: Candidate, layers: int, allowed_points: float, budget: _Budget) -> Excess:
+def _excess(bench: Bench, candidate: Candidate, layers: int, bounds: Bounds, budget: _Budget) -> Excess:
     def excess(kept: tuple[str, ...]) -> float:
         budget.done += 1
         told = f"{candidate.name}: {len(kept)} of {layers} layers in float"
         budget.tell(told, min(budget.done / budget.trials, 1.0))
         form = keeping(candidate, kept)
         try:
-            drop = bench.score(form, bench.make(form)).drop
+            over = bounds.excess(bench.score(form, bench.make(form)))
         except ConverterError:
             return UNUSABLE
-        return drop - allowed_points if math.isfinite(drop) else UNUSABLE
+        return over if math.isfinite(over) else UNUSABLE
 
     return excess
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from edgewise_protocol.manifest import Proof
 
 from edgewise_converter.search.result import SearchResult
+
+ACCURACY: Final = "top1"
+"""The metric that people call accuracy."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +40,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is a repeat of an unchanged conversion."""
 
     def document(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """As `--json` prints it and the report holds it, with the winner's figures at the top level too."""
         found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        if not self.passed:
+            return found
+        row = self.search.winning
+        if row.score is not None:
+            found["agreement"] = row.score.agreement
+            if row.score.name == ACCURACY:
+                found |= {"accuracy": row.score.value, "accuracy_float": row.score.float_value}
+        return found | {"latency_ms": row.latency_ms, "latency_binding": self.search.latency_binding}
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,4 +63,4 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode_outcome(outcome: Outcome) -> bytes:
     """The report beside the bundle, JSON."""
-    return msgspec.json.format(msgspec.json.encode(outcome, order="sorted"), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(outcome.document(), order="sorted"), indent=1) + b"\n"

@@ -40,7 +40,7 @@ def prove(contents: Contents, profile: Profile, wanted: str, progress: Progress 
     from edgewise_converter.proof.prove import prove_contents
 
     if wanted == "never":
-        return Proven(contents, unproven="it was asked not to be")
+        return Proven(contents, unproven=f"the bundle was not run on {profile.machine}: --prove never was asked for")
     try:
         verdict = prove_contents(contents.manifest, contents.files, profile, mode="auto", progress=progress)
     except ProofMissingError as error:

@@ -63,6 +63,8 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
     measured_on: str
     """Where latencies were measured, in words: `host (CPU name)`, or the profile's own hardware."""
+    latency_binding: bool = False
+    """Whether that is the profile's own hardware: elsewhere its budget refuses nothing."""
     notes: tuple[str, ...] = ()
     """What the user should know: how samples were split, what was not tried."""
 

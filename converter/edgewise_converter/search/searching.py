@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from edgewise_profiles.schema import Profile
+from edgewise_profiles.schema import Profile, Target
 
 from edgewise_converter.errors import ConverterError, MissingExtraError, PassError, UnchangedError
 from edgewise_converter.hardware import is_profiles_hardware
 from edgewise_converter.importing.model_file import MAX_IR, MAX_OPSET
 from edgewise_converter.metrics.score import Score
+from edgewise_converter.metrics.source_check import check_source
 from edgewise_converter.passes.artifact import Artifact
 from edgewise_converter.passes.onnx_facts import versions
 from edgewise_converter.reporting.details import LayerDamage
@@ -20,8 +21,9 @@ from edgewise_converter.search import judging
 from edgewise_converter.search.bench import Bench, Made
 from edgewise_converter.search.candidates import Candidate, Family, Origin, candidates, contained
 from edgewise_converter.search.judging import Trial
-from edgewise_converter.search.mixed import mend, worth_mending
+from edgewise_converter.search.mixed import Bounds, mend, worth_mending
 from edgewise_converter.search.result import Objective, SearchResult
+from edgewise_converter.sources.enough import doubts
 from edgewise_converter.sources.model import Model
 
 Progress = Callable[[str, float], None]
@@ -81,10 +83,13 @@ def search(bench: Bench, profile: Profile, aim: Aim, stands: Stands, progress: P
 
     Raises:
         PassError: the profile allows no form that this model can take.
+        EngineError, MetricError: the source fails on the held-out samples, or nothing can be judged by its answers.
         MissingExtraError: a library that every candidate needs is not installed.
     """
     model = bench.model
     wanted = _wanted(candidates(profile, origin_of(model)), aim, profile)
+    answers = model.reference_outputs()
+    told = check_source(model.metric, {name: answers[name] for name in model.judged}, model.y, model.heldout.feeds)
     made: dict[str, Made] = {}
     trials = _judge(bench, wanted, profile, aim, made, progress)
     layers: dict[str, tuple[LayerDamage, ...]] = {}
@@ -109,11 +114,22 @@ def search(bench: Bench, profile: Profile, aim: Aim, stands: Stands, progress: P
         winner=winner.candidate.name if winner else "",
         host=bench.host,
         measured_on=f"{OWN if own else 'host'} ({bench.host.cpu or bench.host.machine})",
-        notes=model.notes,
+        latency_binding=own,
+        notes=(
+            *model.notes,
+            *told,
+            *doubts(model, _told(winner, trials), aim.allowed(profile)),
+            *_slow_here(winner, profile, binding=own),
+        ),
     )
     if winner is None:
         return Found(result, None, None, layers)
     return Found(result, winner.candidate, made[winner.candidate.name], layers)
+
+
+def _told(winner: Trial | None, trials: Sequence[Trial]) -> Score | None:
+    """The winner's score, or any where nothing won."""
+    return winner.score if winner else next((t.score for t in trials if t.score), None)
 
 
 _SOURCES: Final[dict[Family, tuple[str, ...]]] = {
@@ -121,6 +137,28 @@ _SOURCES: Final[dict[Family, tuple[str, ...]]] = {
     "onnx": ("a float .onnx file",),
     "tflite": ("a .tflite file",),
 }
+
+
+def _slow_here(winner: Trial | None, profile: Profile, *, binding: bool) -> tuple[str, ...]:
+    """What is to be said of a winner that misses its latency budget where that does not bind."""
+    if binding or winner is None or not (reason := judging.latency_reason(winner.latency_ms, profile.budget)):
+        return ()
+    return (f"on this machine {reason}, which binds on its own hardware alone: measure there with `edgewise bench`",)
+
+
+def chosen(model: Model, profile: Profile, form: str) -> Candidate:
+    """The form that is made of a model without a search.
+
+    Args:
+        model: any.
+        profile: the target.
+        form: `default`, a precision (`int8`), or a format and precision (`onnx-int8`).
+
+    Raises:
+        NoTargetError: the profile allows no such form.
+        PassError: no chain of passes makes it.
+    """
+    return _wanted(candidates(profile, origin_of(model)), Aim(form=form), profile)[0]
 
 
 def origin_of(model: Model) -> Origin:
@@ -150,11 +188,25 @@ def _wanted(found: Sequence[Candidate], aim: Aim, profile: Profile) -> tuple[Can
         found = [c for c in found if not profile.engine(c.engine).optional] or list(found)
     if aim.form is None:
         return tuple(found)
-    target = profile.target(None if aim.form == "default" else aim.form)
-    plain = [c for c in found if (c.engine, c.precision) == (target.engine, target.precision)]
-    if not plain:
-        raise PassError(f"no chain of passes makes {target.format}-{target.precision} of this model")
-    return (plain[0],)
+    named = _named(profile, aim.form)
+    for target in named:
+        plain = [c for c in found if (c.engine, c.precision) == (target.engine, target.precision)]
+        if plain:
+            return (plain[0],)
+    told = " or ".join(f"{t.format}-{t.precision}" for t in named)
+    raise PassError(f"no chain of passes makes {told} of this model; {profile.id} can have {_names(found)} of it")
+
+
+def _named(profile: Profile, form: str) -> tuple[Target, ...]:
+    """The profile's targets that a form names, its first choice first; all for `default`."""
+    if form == "default":
+        return profile.targets
+    first = profile.target(form)
+    return (first, *(t for t in profile.targets if t != first and form == t.precision))
+
+
+def _names(found: Sequence[Candidate]) -> str:
+    return ", ".join(dict.fromkeys(f"{c.format}-{c.precision}" for c in found))
 
 
 def _judge(
@@ -219,7 +271,7 @@ def _mix(
         say = partial(_within, progress, 0.55 + 0.2 * place / len(groups), 0.2 / len(groups))
         stem = replace(bases[0].candidate, name=f"{bases[0].candidate.name}, mixed")
         try:
-            mixed = mend(bench, bases, aim.allowed(profile), aim.trials, say)
+            mixed = mend(bench, bases, Bounds(aim.allowed(profile), aim.min_metric), aim.trials, say)
         except MissingExtraError:
             raise
         except ConverterError as error:
@@ -266,7 +318,7 @@ def _timed(bench: Bench, trials: Sequence[Trial], profile: Profile, made: dict[s
     for trial in trials:
         if not trial.refused:
             latency = latencies.get(trial.candidate.name)
-            reason = judging.latency_reason(latency, profile.budget, binding=binding)
+            reason = judging.latency_reason(latency, profile.budget) if binding else ""
             trial = replace(trial, latency_ms=latency).out(reason, "latency")
         found.append(trial)
     return found

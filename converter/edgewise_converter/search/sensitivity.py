@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise_converter.errors import ConverterError
-from edgewise_converter.metrics.comparison import are_classes
+from edgewise_converter.metrics.comparison import are_classes, unexplained
 from edgewise_converter.requests import Requests, Tensors
 from edgewise_converter.search.bench import Bench
 from edgewise_converter.search.candidates import Candidate, keeping, layered
@@ -82,7 +82,7 @@ def metric_cost(outputs: Tensors, reference: Tensors, task: str) -> float:
     a small one across. So where outputs are classes, the error counts that moves the source's class
     and a rival together, as a share of the margin between them: 1 is a changed class. The mean of the
     squares over the samples tells layers apart that change no class, or as many, and grows with what
-    errors of several layers would do together. Elsewhere it is what R squared loses.
+    errors of several layers would do together. Elsewhere it is what R squared loses, in the worst column.
 
     Args:
         outputs: of the quantized form, by name, each (N, ...).
@@ -95,7 +95,9 @@ def metric_cost(outputs: Tensors, reference: Tensors, task: str) -> float:
         b = outputs[name].reshape(a.shape).astype(np.float64)
         if not np.isfinite(b).all():
             return 1.0
-        cost = _crossing(a, b) if are_classes(want, task) else _unexplained(a, b)
+        cost = (
+            _crossing(a, b) if are_classes(want, task) else unexplained(want, outputs[name].reshape(want.shape), task)
+        )
         worst = max(worst, cost)
     return worst
 
@@ -107,11 +109,6 @@ def _crossing(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     share = np.clip(moved / np.maximum(margin, _LEAST_MARGIN), 0.0, 1.0)
     share[rows, top] = 0.0
     return float(np.mean(np.square(share.max(1))))
-
-
-def _unexplained(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    spread = float(np.mean(np.square(a - a.mean()))) or float(np.mean(np.square(a))) or 1.0
-    return min(float(np.mean(np.square(b - a))) / spread, 1.0)
 
 
 def _measured(

@@ -33,16 +33,18 @@ def read(path: Path, wanted: Wanted) -> Model:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
     program = load_program(data, path.name)
     arrays = arrays_of(wanted)
-    source = source_of(program, _example(program), path.name)
+    source = source_of(program, _example(program, path.name), path.name)
     return model_of(source, path.name, arrays, wanted, hashlib.sha256(data).hexdigest())
 
 
-def _example(program: Any) -> Tensors:
+def _example(program: Any, what: str) -> Tensors:
     """Zeros in the shapes and types that the program was exported with; two where a size is free."""
     found = {}
-    nodes = {node.name: node for node in program.graph.nodes}
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for name in input_names(program):
-        value = nodes[name].meta["val"]
+        value: Any = nodes[name].meta.get("val") if name in nodes else None
+        if not hasattr(value, "shape"):
+            raise ModelFileError(f"{what} takes {name} besides tensors: export a module that takes tensors alone")
         shape = tuple(int(n) if isinstance(n, int) else 2 for n in value.shape)
         found[name] = np.zeros(shape, str(value.dtype).removeprefix("torch."))
     return found

@@ -22,7 +22,7 @@ from edgewise_converter.requests import Tensors
 from edgewise_converter.source import evaluating
 from edgewise_converter.sources.model import Model
 from edgewise_converter.sources.reading import Wanted, arrays_of
-from edgewise_converter.sources.torch_program import digest_of_program, model_of, source_of
+from edgewise_converter.sources.torch_program import digest_of_source, model_of, source_of
 
 _EXAMPLE: Final = 2
 """Rows of the example batch; torch would take a single one for a constant."""
@@ -48,7 +48,8 @@ def read(what: str, wanted: Wanted) -> Model:
     feeds = _rows(what, _parameters(module), arrays[0], {name for name, _ in wanted.state})
     program = _export(torch, module, feeds, what)
     example = {name: array if _is_free(program, torch) else array[:1] for name, array in feeds.items()}
-    return model_of(source_of(program, example, what), what, arrays, wanted, digest_of_program(program))
+    source = source_of(program, example, what)
+    return model_of(source, what, arrays, wanted, digest_of_source(source))
 
 
 def make(what: str) -> Any:

@@ -1,41 +1,27 @@
-"""From a file of samples to requests: batches, whole requests, and sequences through a stateful model."""
+"""From a file of samples to requests: batches, whole requests, and what belongs to a stateful model.
+
+Sequences are carried on, and recognized, in `sources.sequences`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from edgewise_protocol.manifest import StatePair, TensorSpec
 from numpy.typing import NDArray
 
 from edgewise_converter.calibration import spread_indices
-from edgewise_converter.engines.dtypes import NUMPY
 from edgewise_converter.errors import SampleError
-from edgewise_converter.importing.samples import INPUT, LABELS, MAX_SAMPLES, OUTPUT, fit, key_of, labels_of, match
+from edgewise_converter.importing.samples import INPUT, LABELS, OUTPUT, key_of, labels_of, match
 from edgewise_converter.requests import Requests, Tensors
+from edgewise_converter.sources.sequences import are_sequences, carry, in_one, lengths_of
+from edgewise_converter.sources.shape import Call, Shape, stack
 
-Call = Callable[[Tensors], Tensors]
-"""The float model on one request."""
 CALIBRATION: Final = 512
 """Of one file that serves as both, at most so many samples calibrate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What requests to a model look like."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    batch: int | None
-    state: tuple[StatePair, ...] = ()
-
-    @property
-    def fed_back(self) -> frozenset[str]:
-        """Inputs that are outputs of the call before."""
-        return frozenset(pair.input for pair in self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +30,10 @@ class Samples:
 
     requests: Requests
     y: NDArray[Any] | None
+    lengths: tuple[int, ...] = ()
+    """Of a model with a state: how many requests in turn are a sequence each, all together."""
+    notes: tuple[str, ...] = ()
+    """What was decided for the user."""
 
 
 def check_state(pairs: Sequence[tuple[str, str]], shape: Shape) -> tuple[StatePair, ...]:
@@ -72,7 +62,8 @@ def requests_of(arrays: Mapping[str, NDArray[Any]], shape: Shape, call: Call) ->
 
     Arrays of a model with a batch are (N, ...); of one without, one request, or (N, ...) with one
     more axis. Where the state's arrays are missing, the file holds a sequence, or (S, T, ...) with
-    one more axis several: the state starts at zero, and what `call` answers is carried on.
+    one more axis several: the state starts at zero, and what `call` answers is carried on. Where they
+    are there, requests are a sequence as far as each brings the state that the one before gave.
 
     Raises:
         SampleError: what is wrong, with the array named.
@@ -81,23 +72,31 @@ def requests_of(arrays: Mapping[str, NDArray[Any]], shape: Shape, call: Call) ->
     rest = dict(arrays)
     y = rest.pop(LABELS, None) if LABELS not in {s.name for s in shape.inputs} else None
     if shape.batch is not None and not missing:
-        requests = Requests(match(rest, shape.inputs, shape.outputs, shape.batch).inputs)
-        return Samples(requests, _labels(y, len(requests)))
+        return _given(Requests(match(rest, shape.inputs, shape.outputs, shape.batch).inputs), y, shape, call)
     taken = _named(rest, [s for s in shape.inputs if s.name not in missing], shape)
     if not missing:
-        requests = Requests(_stack(taken, shape), batched=False)
-        return Samples(requests, _labels(y, len(requests)))
+        return _given(Requests(stack(taken, shape), batched=False), y, shape, call)
     if len(missing) != len(shape.state):
         raise SampleError(f"the samples hold some of the state, and lack {', '.join(missing)}: give all of it, or none")
-    carried = _carry(taken, shape, call)
-    return Samples(carried, _labels(None if y is None else y.reshape(-1), len(carried)))
+    taken, notes = in_one(taken, shape)
+    carried, lengths = carry(taken, shape, call)
+    return Samples(carried, _labels(None if y is None else y.reshape(-1), len(carried)), lengths, notes)
+
+
+def _given(requests: Requests, y: NDArray[Any] | None, shape: Shape, call: Call) -> Samples:
+    """Requests that bring all of their inputs."""
+    labels = _labels(y, len(requests))
+    if not shape.state:
+        return Samples(requests, labels)
+    return Samples(requests, labels, *lengths_of(requests, shape, call))
 
 
 def split(samples: Samples, *, in_order: bool) -> tuple[Samples, Samples]:
     """One set of samples as a calibration part and a held-out part; always the same. Pure.
 
     Evenly spread samples calibrate, at most half of all and 512; the others are held out. Where
-    answers depend on the requests before, the first half calibrates. One sample serves as both.
+    answers depend on the requests before, the first half calibrates: of several sequences whole ones, so
+    that no held-out request neighbours one that calibrates. One sample serves as both.
 
     Raises:
         SampleError: a label belongs to several samples.
@@ -107,19 +106,42 @@ def split(samples: Samples, *, in_order: bool) -> tuple[Samples, Samples]:
         return samples, samples
     if samples.y is not None and len(samples.y) != count:
         raise SampleError("where one label belongs to several samples, give --calibration and --heldout apart")
+    if are_sequences(samples.lengths):
+        return _split_sequences(samples)
     first = np.arange(count // 2) if in_order else spread_indices(count, min(count // 2, CALIBRATION))
     rest = np.setdiff1d(np.arange(count), first)
-    return _take(samples, first), _take(samples, rest)
+    single = (1,) if samples.lengths else ()
+    return _take(samples, first, single * len(first)), _take(samples, rest, single * len(rest))
+
+
+def _split_sequences(samples: Samples) -> tuple[Samples, Samples]:
+    lengths, count = samples.lengths, len(samples.requests)
+    if len(lengths) == 1:
+        lengths, whole = (count // 2, count - count // 2), 1
+    else:
+        whole = int(np.argmin(np.abs(np.cumsum(lengths)[:-1] - count / 2))) + 1
+    border = sum(lengths[:whole])
+    return (
+        _take(samples, np.arange(border), lengths[:whole]),
+        _take(samples, np.arange(border, count), lengths[whole:]),
+    )
 
 
 def _labels(y: NDArray[Any] | None, count: int) -> NDArray[np.int64] | None:
     """Labels, one a request, or one for every k requests in turn."""
+    if y is not None and y.dtype.kind == "f":
+        raise SampleError(
+            f"the labels `{LABELS}` are {y.dtype} {list(y.shape)}; labels are {count} class indices, whole numbers. Of "
+            f"classes, save them as integers; of a regression, leave `{LABELS}` out: its forms are judged by their "
+            "agreement with the float model (R squared)"
+        )
     whole = y is not None and y.ndim == 1 and 0 < len(y) < count and count % len(y) == 0
     return labels_of(y, len(y) if whole and y is not None else count)
 
 
-def _take(samples: Samples, indices: NDArray[np.int64]) -> Samples:
-    return Samples(samples.requests.take(indices), None if samples.y is None else samples.y[indices])
+def _take(samples: Samples, indices: NDArray[np.int64], lengths: tuple[int, ...]) -> Samples:
+    y = None if samples.y is None else samples.y[indices]
+    return Samples(samples.requests.take(indices), y, lengths, samples.notes)
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], shape: Shape) -> Tensors:
@@ -137,55 +159,3 @@ def _named(arrays: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], shap
             f"{', '.join(f'{INPUT}{s.name} {s.dtype} {list(s.shape)}' for s in specs)}"
         )
     return found
-
-
-def _stack(taken: Tensors, shape: Shape) -> Tensors:
-    """Whole requests (N, ...): an array of a request's own rank serves all of them."""
-    specs = {s.name: s for s in shape.inputs}
-    counts = {len(a) for name, a in taken.items() if a.ndim == len(specs[name].shape) + 1}
-    if len(counts) > 1 or counts & {0} or max(counts, default=1) > MAX_SAMPLES:
-        raise SampleError(
-            f"the inputs hold different numbers of requests, none, or more than {MAX_SAMPLES}: {sorted(counts)}"
-        )
-    count = counts.pop() if counts else 1
-    return {name: _whole(specs[name], array, count) for name, array in taken.items()}
-
-
-def _whole(spec: TensorSpec, array: NDArray[Any], count: int) -> NDArray[Any]:
-    if array.ndim == len(spec.shape):
-        array = np.broadcast_to(array, (count, *array.shape))
-    return fit(msgspec.structs.replace(spec, shape=(-1, *spec.shape)), np.ascontiguousarray(array))
-
-
-def _carry(taken: Tensors, shape: Shape, call: Call) -> Requests:
-    """Sequences as requests that hold the state, which the model itself carries on."""
-    specs = {s.name: s for s in shape.inputs}
-    rank = 0 if shape.batch is not None else 1  # axes before a request's own, in one sequence
-    apart = {a.shape[0] for name, a in taken.items() if a.ndim == len(specs[name].shape) + rank + 1}
-    if len(apart) > 1:
-        raise SampleError(f"the inputs hold different numbers of sequences: {sorted(apart)}")
-    lanes = [
-        {n: a[i] if a.ndim == len(specs[n].shape) + rank + 1 else a for n, a in taken.items()}
-        for i in range(apart.pop() if apart else 1)
-    ]
-    rows: dict[str, list[NDArray[Any]]] = {name: [] for name in specs}
-    for lane in lanes:
-        if shape.batch is None:
-            steps = Requests(_stack(lane, shape), batched=False)
-        else:
-            steps = Requests({n: fit(specs[n], a) for n, a in lane.items()})
-        state = {pair.input: _zeros(specs[pair.input]) for pair in shape.state}
-        for feeds in steps.each():
-            whole = feeds | state
-            for name, array in whole.items():
-                rows[name].append(array)
-            answers = call(whole)
-            state = {pair.input: answers[pair.output] for pair in shape.state}
-            if not all(np.isfinite(a).all() for a in state.values() if a.dtype.kind == "f"):
-                raise SampleError("the float model's own state becomes NaN or infinite on the samples")
-    join = np.stack if shape.batch is None else np.concatenate
-    return Requests({name: join(parts) for name, parts in rows.items()}, batched=shape.batch is not None)
-
-
-def _zeros(spec: TensorSpec) -> NDArray[Any]:
-    return np.zeros(tuple(1 if n == -1 else n for n in spec.shape), NUMPY[spec.dtype])

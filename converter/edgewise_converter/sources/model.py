@@ -48,6 +48,8 @@ class Model:
     """The file keeps variables inside: its answers depend on the requests before, from a fresh load."""
     integers: frozenset[str] = frozenset()
     """Inputs of a TFLite file that the client gives as the file's own integers."""
+    sequences: tuple[int, ...] = ()
+    """Lengths of the sequences that the held-out requests of a model with a state are, one after another."""
     notes: tuple[str, ...] = ()
     """What was decided for the user, and what they should know."""
 
@@ -64,11 +66,19 @@ class Model:
         source = self.origin if isinstance(self.origin, Source) else None
         return Materials(self.name, self.inputs, self.outputs, self.calibration, source)
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Names of the outputs that count; what a client feeds back does not."""
+        fed_back = {pair.output for pair in self.state}
+        return tuple(spec.name for spec in self.outputs if spec.name not in fed_back)
+
     @cached_property
     def heldout_sha256(self) -> str:
-        """Over what the model is judged by: requests, labels, metric."""
+        """Over all that the model is judged by: requests, labels, metric, task, outputs, state and sequences."""
         labels = {} if self.y is None else {"y": self.y}
-        return digest_of(labels, self.heldout.sha256, self.metric, str(self.in_order))
+        pairs = [(pair.input, pair.output) for pair in self.state]
+        how = repr((self.metric, self.task, self.judged, pairs, self.sequences, self.in_order))
+        return digest_of(labels, self.heldout.sha256, how)
 
     @cached_property
     def _reference(self) -> Tensors:

@@ -8,14 +8,18 @@ from pathlib import Path
 
 from edgewise_profiles.schema import Format
 
+from edgewise_converter.engines.answering import answer
+from edgewise_converter.engines.named_apart import NamedApart
+from edgewise_converter.engines.named_tflite import NamedTflite
 from edgewise_converter.engines.opening import open_named
 from edgewise_converter.importing.model_file import read_model
 from edgewise_converter.importing.samples import integers_of
 from edgewise_converter.passes.artifact import Artifact
-from edgewise_converter.sources.feeding import Shape, check_state
+from edgewise_converter.sources.feeding import check_state
 from edgewise_converter.sources.model import Model
 from edgewise_converter.sources.provenance import lineage_of_file
 from edgewise_converter.sources.reading import Wanted, arrays_of, judged_by, prepare, task_of
+from edgewise_converter.sources.shape import Shape
 
 
 def read(path: Path, wanted: Wanted) -> Model:
@@ -38,7 +42,14 @@ def from_bytes(data: bytes, format_: Format, file: str, wanted: Wanted) -> Model
     shape = Shape(loaded.inputs, loaded.outputs, loaded.batch)
     shape = replace(shape, state=check_state(wanted.state, shape))
     in_order = format_ == "tflite" and keeps_variables(data)
-    ready = prepare(first, second, shape, loaded.infer, in_order=in_order)
+    if isinstance(loaded, NamedTflite):
+        with NamedApart(loaded, data, integers) as apart:
+            ready = prepare(first, second, shape, apart.infer, in_order=in_order)
+            for requests in (ready.calibration, ready.heldout):
+                apart.reset()
+                answer(apart, requests)
+    else:
+        ready = prepare(first, second, shape, loaded.infer, in_order=in_order)
     task = task_of(wanted, ready.y)
     digest = hashlib.sha256(data).hexdigest()
     notes = ready.notes
@@ -60,6 +71,7 @@ def from_bytes(data: bytes, format_: Format, file: str, wanted: Wanted) -> Model
         digest=digest,
         in_order=in_order,
         integers=integers,
+        sequences=ready.sequences,
         notes=notes,
     )
 

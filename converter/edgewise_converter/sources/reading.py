@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from edgewise_converter.errors import SampleError
 from edgewise_converter.importing.samples import read_arrays
 from edgewise_converter.metrics.evaluation import default_metric, lookup
-from edgewise_converter.requests import Requests, Tensors
-from edgewise_converter.sources.feeding import Call, Shape, requests_of, split
+from edgewise_converter.requests import Requests, Tensors, digest_of
+from edgewise_converter.sources.feeding import requests_of, split
+from edgewise_converter.sources.sequences import MAX_STEPS, are_sequences, bounded
+from edgewise_converter.sources.shape import Call, Shape
 
-FEW: Final = 100
+_SHARED: Final = 0.01
+"""Share of held-out samples that may equal one that calibrates: coarse inputs repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Prepared(NamedTuple):
     heldout: Requests
     y: NDArray[Any] | None
     notes: tuple[str, ...]
+    sequences: tuple[int, ...] = ()
+    """Of a model with a state: lengths of the held-out sequences, see `Model.sequences`."""
 
 
 def arrays_of(wanted: Wanted) -> tuple[Tensors, Tensors | None]:
@@ -66,17 +71,26 @@ def prepare(first: Tensors, second: Tensors | None, shape: Shape, call: Call, *,
         SampleError: what is wrong, with the array named.
     """
     samples = requests_of(first, shape, call)
-    notes: list[str] = []
-    if second is not None:
-        calibration, heldout = samples, requests_of(second, shape, call)
+    notes = list(samples.notes)
+    other = None if second is None else requests_of(second, shape, call)
+    if other is not None and other.requests.sha256 == samples.requests.sha256:
+        notes.append("both files hold the same samples, and are taken as one")
+        samples, other = (samples if other.y is None else other), None
+    if other is not None:
+        calibration, heldout = samples, other
+        notes += [note for note in other.notes if note not in notes]
+        if shared := _shared(calibration.requests, heldout.requests):
+            notes.append(f"{shared} of {len(heldout.requests)} held-out samples calibrate, too: they judge too kindly")
     else:
         calibration, heldout = split(samples, in_order=in_order)
-        notes.append(_say_split(len(samples.requests), len(calibration.requests), len(heldout.requests), in_order))
+        first_half = in_order or are_sequences(samples.lengths)
+        notes.append(_say_split(len(samples.requests), len(calibration.requests), len(heldout.requests), first_half))
+    sequences = bounded(heldout.lengths)
+    if len(sequences) > len(heldout.lengths):
+        notes.append(f"after {MAX_STEPS} steps of a sequence, a form is judged anew from the float model's state")
     if in_order and heldout.y is not None and len(heldout.y) != len(heldout.requests):
         raise SampleError("a file that keeps variables inside needs one label a request, or none")
-    if len(heldout.requests) < FEW:
-        notes.append(f"only {len(heldout.requests)} samples judge the forms: a difference of a point is chance")
-    return Prepared(calibration.requests, heldout.requests, heldout.y, tuple(notes))
+    return Prepared(calibration.requests, heldout.requests, heldout.y, tuple(notes), sequences)
 
 
 def judged_by(wanted: Wanted, y: NDArray[Any] | None, task: str) -> str:
@@ -97,6 +111,17 @@ def task_of(wanted: Wanted, y: NDArray[Any] | None) -> str:
     """The model's task: as said, else a classifier where there are labels and no other metric is asked for."""
     labelled = wanted.metric == "top1" or (y is not None and not wanted.metric)
     return wanted.task or ("classification" if labelled else "other")
+
+
+def _shared(calibration: Requests, heldout: Requests) -> int:
+    """How many held-out requests are among those that calibrate; 0 where they are few."""
+    known = set(_digests(calibration))
+    count = sum(digest in known for digest in _digests(heldout))
+    return count if count > _SHARED * len(heldout) else 0
+
+
+def _digests(requests: Requests) -> list[str]:
+    return [digest_of(feeds) for feeds in requests.each()]
 
 
 def _say_split(total: int, calibration: int, heldout: int, in_order: bool) -> str:

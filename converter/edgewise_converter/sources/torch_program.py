@@ -17,10 +17,12 @@ from edgewise_converter.errors import ModelFileError
 from edgewise_converter.libraries import need
 from edgewise_converter.requests import Tensors
 from edgewise_converter.source import FOREIGN, Source, evaluating
-from edgewise_converter.sources.feeding import Shape, check_state
+from edgewise_converter.sources.feeding import check_state
+from edgewise_converter.sources.flat_module import flat_module
 from edgewise_converter.sources.model import Model
 from edgewise_converter.sources.provenance import lineage_of_file
 from edgewise_converter.sources.reading import Wanted, judged_by, prepare, task_of
+from edgewise_converter.sources.shape import Shape
 
 
 def model_of(source: Source, what: str, arrays: tuple[Tensors, Tensors | None], wanted: Wanted, digest: str) -> Model:
@@ -42,7 +44,7 @@ def model_of(source: Source, what: str, arrays: tuple[Tensors, Tensors | None], 
     task = task_of(wanted, ready.y)
     notes = ready.notes
     if source.batch != -1:
-        notes += (f"{what} does not take a free batch: it goes to devices with a batch of 1",)
+        notes += (f"{what} does not take a free batch: it goes to devices with a batch of {source.batch or 1}",)
     return Model(
         name=wanted.name or Path(what.replace(":", "-").replace(".pt2", "")).name,
         task=task,
@@ -57,6 +59,7 @@ def model_of(source: Source, what: str, arrays: tuple[Tensors, Tensors | None], 
         metric=judged_by(wanted, ready.y, task),
         lineage=lineage_of_file(digest, what, ready, wanted.origin),
         digest=digest,
+        sequences=ready.sequences,
         notes=notes,
     )
 
@@ -69,7 +72,7 @@ def source_of(program: Any, feeds: Tensors, what: str) -> Source:
     """
     torch = need("torch")
     try:
-        module = program.module()
+        module = flat_module(program)
         evaluating(module)
         with torch.no_grad():
             answers = module(*(torch.from_numpy(array) for array in feeds.values()))
@@ -87,9 +90,13 @@ def source_of(program: Any, feeds: Tensors, what: str) -> Source:
     return Source(program, module, inputs, outputs, batch)
 
 
-def digest_of_program(program: Any) -> str:
-    """SHA-256 over a program's operations and weights."""
-    digest = hashlib.sha256(str(program.graph).encode())
+def digest_of_source(source: Source) -> str:
+    """SHA-256 over a program's operations and weights, and over the names, types and shapes of its tensors.
+
+    A graph holds no names of outputs.
+    """
+    program = source.program
+    digest = hashlib.sha256(f"{program.graph}\0{source.inputs}\0{source.outputs}\0".encode())
     for name, tensor in sorted({**program.state_dict, **program.constants}.items()):
         array = np.ascontiguousarray(tensor.detach().numpy()) if hasattr(tensor, "detach") else np.asarray(str(tensor))
         digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())

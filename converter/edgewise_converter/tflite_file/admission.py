@@ -6,6 +6,7 @@ from edgewise_converter.errors import ModelFileError
 from edgewise_converter.tflite_file.operators import foreign
 from edgewise_converter.tflite_file.probe import probe
 from edgewise_converter.tflite_file.reading import read
+from edgewise_converter.tflite_file.traps import trapping
 
 
 def admit(data: bytes, name: str) -> None:
@@ -21,5 +22,10 @@ def admit(data: bytes, name: str) -> None:
         raise ModelFileError(
             f"{name} holds {strange[0].place}, {kind} that devices' LiteRT does not have{more}: export the model with "
             "built-in operators alone"
+        )
+    if trap := trapping(model):
+        raise ModelFileError(
+            f"{name} holds {trap.place} of whole numbers, by a divisor that may be -1, on which processors end the "
+            "process: export the model with a constant divisor, or on real numbers"
         )
     probe(data, name)

@@ -20,6 +20,8 @@ BITS: Final[dict[int, int]] = {
 """Width of an element by `TensorType`; texts, resources and variants have none."""
 MAX_TENSOR_BYTES: Final = 1 << 31
 MAX_RANK: Final = 16
+MAX_GRAPHS: Final = 1000
+"""A branch or a loop takes two."""
 _CALLS: Final = ("thenSubgraphIndex", "elseSubgraphIndex", "condSubgraphIndex", "bodySubgraphIndex",
                  "initSubgraphIndex", "decompositionSubgraphIndex")  # fmt: skip
 """Fields of operator options that name another graph of the file."""
@@ -35,6 +37,8 @@ def check(model: Any) -> None:
         raise ModelFileError(f"its schema is of version {model.version}; version 3 is read")
     if not model.subgraphs or not model.buffers:
         raise ModelFileError("it holds no graph or no buffers")
+    if len(model.subgraphs) > MAX_GRAPHS:
+        raise ModelFileError(f"it holds {len(model.subgraphs)} graphs; {MAX_GRAPHS} are taken")
     if model.externalBuffers or model.externalBufferGroups:
         raise ModelFileError("it keeps weights in another file; a bundle holds one file: export it with weights inside")
     for index, graph in enumerate(model.subgraphs):
@@ -161,10 +165,20 @@ def _calls(model: Any) -> None:
                         _index(index, len(model.subgraphs), "a graph that an operator runs")
                         found.add(int(index))
         called.append(found)
-    done: set[int] = set()
-    for _ in range(len(called)):
-        done |= {i for i, needs in enumerate(called) if needs <= done}
-    if len(done) != len(called):
+    callers: list[list[int]] = [[] for _ in called]
+    for index, found in enumerate(called):
+        for inner in found:
+            callers[inner].append(index)
+    left = [len(found) for found in called]
+    ready = [index for index, count in enumerate(left) if not count]
+    done = 0
+    while ready:
+        done += 1
+        for caller in callers[ready.pop()]:
+            left[caller] -= 1
+            if not left[caller]:
+                ready.append(caller)
+    if done != len(called):
         raise ModelFileError("its graphs run each other in a circle")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from edgewise_agent.engines import EngineError, InputError, ModelFileError, NoEngineError, installed, open_engine
 from edgewise_protocol.manifest import TensorSpec
@@ -98,6 +100,27 @@ def test_every_type_passes_bit_for_bit(files: Any, name: Any, onnx_type: int, dt
 def test_refuses_a_file_that_is_not_the_manifests(files: Any, inputs: Any, outputs: Any, says: str) -> None:
     with pytest.raises(ModelFileError, match=says):
         open_engine("onnxruntime", files.onnx_linear(W, B), files.manifest("onnxruntime", inputs, outputs))
+
+
+def test_the_manifest_says_the_format_and_not_the_files_name_or_first_bytes(files: Any, tmp_path: Path) -> None:
+    graph = files.onnx_linear(W, B)
+    container = tmp_path / "container.ort"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(container)
+    onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    onnx_manifest = files.manifest("onnxruntime", [X], [LOGITS])
+    ort_manifest = msgspec.structs.replace(onnx_manifest, format="ort")
+    x = np.ones((1, 4), np.float32)
+    for path, name, manifest, other in (
+        (graph, "graph.ort", onnx_manifest, ort_manifest),
+        (container, "container.onnx", ort_manifest, onnx_manifest),
+    ):
+        renamed = tmp_path / name
+        renamed.write_bytes(Path(path).read_bytes())
+        found = open_engine("onnxruntime", renamed, manifest).infer({"x": x})
+        np.testing.assert_allclose(found["logits"], x @ W + B, rtol=1e-6)
+        with pytest.raises(ModelFileError, match="cannot load"):
+            open_engine("onnxruntime", renamed, other)
 
 
 def test_damaged_and_missing_files_are_the_engines_errors(files: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from edgewise_converter.benching.child import Task, made_up
 from edgewise_converter.benching.process import BenchProcess
 from edgewise_converter.benching.subject import prepare, read_bundle
 from edgewise_converter.benching.where import where
-from edgewise_converter.errors import ConverterError, EngineError, ModelFileError, SampleError
+from edgewise_converter.errors import ConverterError, EngineError, ModelFileError, ProofMissingError, SampleError
 from edgewise_converter.hardware import Host, read_host
 from edgewise_profiles import catalogue
 from edgewise_protocol.bundle import file_entry, write_bundle
@@ -51,7 +51,15 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def bundle(path: Path, *, profile: str = "x86-64", latency_ms: float = 10.0, model: bytes | None = None) -> Path:
+def bundle(
+    path: Path,
+    *,
+    profile: str = "x86-64",
+    latency_ms: float = 10.0,
+    model: bytes | None = None,
+    engine: str = "onnxruntime",
+    format_: str = "onnx",
+) -> Path:
     data = matmuls(8, 1) if model is None else model
     x = np.eye(8, dtype=np.float32)
     files = {"model.onnx": data, "golden.safetensors": save({"input.x": x, "output.y": x})}
@@ -62,7 +70,8 @@ def bundle(path: Path, *, profile: str = "x86-64", latency_ms: float = 10.0, mod
         model="eye",
         version=3,
         profile=profile,
-        requires=Requirements(engine="onnxruntime"),
+        requires=Requirements(engine=engine),
+        format=format_,
         files=tuple(file_entry(name, content) for name, content in files.items()),
         inputs=(TensorSpec(name="x", **spec),),
         outputs=(TensorSpec(name="y", **spec),),
@@ -138,6 +147,15 @@ def test_what_cannot_be_timed_is_told_by_name(tmp_path: Path) -> None:
         bench([bundle(tmp_path / "c.ewb", model=b"no graph")], seconds=0.05)
     with pytest.raises(ModelFileError, match="cannot be read"):
         bench([tmp_path / "none.ewb"], seconds=0.05)
+
+
+@pytest.mark.parametrize(("engine", "format_"), [("iree", "vmfb"), ("c99", "c99"), ("iree", "onnx")])
+def test_machine_code_of_a_bundle_runs_on_request_alone(tmp_path: Path, engine: str, format_: str) -> None:
+    path = bundle(tmp_path / "code.ewb", engine=engine, format_=format_)
+    with pytest.raises(ProofMissingError, match=r"code\.ewb is machine code, .* --run-machine-code"):
+        bench([path])
+    asked = prepare(path, tmp_path / "there", None, sample=None, threads=1, machine_code=True)
+    assert asked.task.engine == engine
 
 
 def test_golden_inputs_are_those_of_one_request(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from edgewise_converter.c99.link import ProcessLink
 from edgewise_converter.c99.proving import run
 from edgewise_converter.c99.source import generate
 from edgewise_converter.c99.toolchain import compile_program
-from edgewise_converter.plan import plan
 from edgewise_profiles import catalogue
 from edgewise_protocol.firmware import unpack
 
@@ -59,9 +58,7 @@ def same_on_a_board(data: bytes, inputs: np.ndarray[Any, Any], board: str, oracl
 
 @pytest.fixture(scope="module")
 def digits(workshop: Any) -> bytes:
-    profile = catalogue.load("raspberry-pi-4-64")
-    steps = plan(profile, profile.target("tflite-int8"))
-    return bytes(workshop.finish(steps, lambda _stage, _share: None).artifact.data)
+    return bytes(workshop.make("tflite-int8", "raspberry-pi-4-64").data)
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -69,12 +66,12 @@ def test_the_digits_model_answers_held_out_images_on_the_board(
     board: str, digits: bytes, workshop: Any, oracle: Any
 ) -> None:
     tensor = build(digits, None, image=False).firmware.inputs[0]
-    images = workshop.heldout.x[:100]
+    images = workshop.x[:100]
     same_on_a_board(digits, quantize(images, tensor).reshape(-1, *tensor.shape), board, oracle)
     profile = catalogue.load(board)
     outputs, _ = run(build(digits, profile, image=True).data, profile, {"x": images})
     (logits,) = outputs.values()
-    assert np.mean(logits.argmax(1) == workshop.heldout.y[:100]) > 0.9
+    assert np.mean(logits.argmax(1) == workshop.y[:100]) > 0.9
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -92,7 +89,7 @@ def test_the_same_code_answers_on_other_instruction_sets(
 ) -> None:
     tools(compiler, emulator)
     tensor = build(digits, None, image=False).firmware.inputs[0]
-    inputs = quantize(workshop.heldout.x[:30], tensor).reshape(-1, *tensor.shape)
+    inputs = quantize(workshop.x[:30], tensor).reshape(-1, *tensor.shape)
     path = tmp_path / "firmware"
     path.write_bytes(compile_program(firmware_sources(generate(digits), None), compiler, ("-static",)))
     path.chmod(0o700)

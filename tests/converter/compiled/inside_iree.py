@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import platform
+import struct
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from edgewise_converter import golden
 from edgewise_converter.engines.named_onnx import NamedOnnx
 from edgewise_converter.engines.opening import open_artifact
-from edgewise_converter.errors import EngineError, PassError
+from edgewise_converter.errors import EngineError, PassError, ProofMissingError
 from edgewise_converter.passes.artifact import Artifact, Materials
 from edgewise_converter.passes.compiled_catalogue import IreeCompileConfig
 from edgewise_converter.passes.iree_compile import explain
 from edgewise_converter.passes.iree_target import TRIPLES, engine_range, features_of, flags_of
 from edgewise_converter.passes.registry import PASSES
+from edgewise_converter.proof import prove
 from edgewise_converter.requests import Requests
 from edgewise_profiles import catalogue
+from edgewise_protocol.manifest import Golden, Manifest, Requirements
 from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("iree.compiler", reason="the extra iree is not installed")
@@ -114,3 +121,55 @@ def test_only_promised_features_are_used() -> None:
 def test_a_module_asks_for_the_runtime_of_its_compilers_minor_version() -> None:
     assert engine_range("3.13.0") == ("3.13.0", "3.14")
     assert engine_range("3.13.0+local") == ("3.13.0", "3.14")
+
+
+def with_code_of_its_own(module: bytes, creates: str) -> bytes:
+    """A module whose code, wherever it is entered, creates a file and returns 0."""
+    path = creates.encode() + b"\0"
+    # lea rdi, [path]; mov esi, 0777; mov eax, 85 (creat); syscall; xor eax, eax; ret
+    code = bytes.fromhex("488d3d0f000000 beff010000 b855000000 0f05 31c0 c3") + path
+    changed, elf = bytearray(module), module.index(b"\x7fELF")
+    (table,), (count,) = struct.unpack_from("<Q", module, elf + 32), struct.unpack_from("<H", module, elf + 56)
+    for at in range(elf + table, elf + table + 56 * count, 56):
+        kind, flags, begin, _, _, size = struct.unpack_from("<IIQQQQ", module, at)
+        if kind == 1 and flags & 1:
+            changed[elf + begin : elf + begin + len(code)] = code
+            # Functions begin at multiples of 16: each jumps to the code.
+            for entry in range(-(-len(code) // 16) * 16, size - 5, 16):
+                changed[elf + begin + entry : elf + begin + entry + 5] = b"\xe9" + struct.pack("<i", -entry - 5)
+    return bytes(changed)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the code is x86's")
+def test_a_bundles_machine_code_runs_with_consent_alone(tmp_path: Path) -> None:
+    made, created = compiled(network(), "x86_64"), tmp_path / "created"
+    assert made.signature is not None
+    files = {
+        "model": with_code_of_its_own(made.data, str(created)),
+        golden.GOLDEN_FILE: golden.encode({"x": X}, {"y": np.zeros((6, 3), np.float32)}),
+    }
+    manifest = Manifest(
+        spec_version="1.0",
+        kind="inference",
+        model="m",
+        version=1,
+        profile="x86-64",
+        requires=Requirements(engine="iree"),
+        files=(),
+        inputs=made.signature.inputs,
+        outputs=made.signature.outputs,
+        format="vmfb",
+        model_file="model",
+        golden=Golden(file=golden.GOLDEN_FILE, samples=6, atol=1.0, rtol=0.0),
+    )
+    what = prove.gather(manifest, files, "b.ewb")
+    # A bundle may call its format what it likes: the engine is what counts.
+    for said in (what, msgspec.structs.replace(what, manifest=msgspec.structs.replace(manifest, format="onnx"))):
+        with pytest.raises(ProofMissingError, match="--run-machine-code"):
+            prove.on_host(said)
+        with pytest.raises(ProofMissingError, match="--run-machine-code"):
+            prove.prove_on(said, catalogue.load("x86-64"), place="native")
+    assert not created.exists()
+    # The code is real: with consent it runs.
+    assert not prove.on_host(what, machine_code=True).passed
+    assert created.exists()

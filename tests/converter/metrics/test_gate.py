@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from edgewise_converter.errors import MetricError, ScoresError
+from edgewise_converter.metrics import score_files
 from edgewise_converter.metrics.gate import sentence, target_check
 from edgewise_converter.metrics.score import Score
 from edgewise_converter.metrics.score_files import judge_files, parse
@@ -66,6 +68,25 @@ def test_what_is_no_table_of_scores_is_told_with_its_line(text: str, column: str
     with pytest.raises(ScoresError, match=r"^a\.csv") as caught:
         parse(text, "a.csv", column)
     assert says in str(caught.value)
+
+
+def peak_of_refusing(text: str, says: str) -> int:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ScoresError, match=says):
+            parse(text, "a.csv")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_is_refused_before_it_takes_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_files, "MAX_ROWS", 1000)
+    assert peak_of_refusing("a\n" * 200_000, "line 1: name,score") < 1 << 20
+    assert peak_of_refusing("normal_1,1\n" * 100_000, "more than 1000 scores") < 1 << 20
+    assert peak_of_refusing("," * 500_000, "row of more than 65536 characters") < 1 << 20
+    # One row of many lines.
+    assert peak_of_refusing('x,1,"\n' + '","\n' * 200_000, "row of more than 65536 characters") < 1 << 20
 
 
 def test_each_machine_counts_the_same(tmp_path: Path) -> None:

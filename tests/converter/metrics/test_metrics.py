@@ -12,6 +12,7 @@ from edgewise_converter.metrics.comparison import compare_outputs
 from edgewise_converter.metrics.evaluation import METRICS, default_metric, evaluate, lookup
 from edgewise_converter.metrics.ranks import auc
 from edgewise_converter.metrics.score import LARGEST, Score
+from edgewise_converter.metrics.source_check import check_source
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -84,8 +85,11 @@ def test_top1_counts_right_classes_and_a_nan_is_never_right() -> None:
 def test_top1_takes_the_output_that_has_classes() -> None:
     both = {"state": RNG.normal(size=(200, 1)).astype(np.float32), "o": LOGITS}
     assert score("top1", both, both, Y).value == 1.0
-    with pytest.raises(MetricError, match="leave the others out"):
-        score("top1", {**both, "more": LOGITS}, {**both, "more": LOGITS}, Y)
+    wide = {"embedding": RNG.normal(size=(200, 64)).astype(np.float32), **both, "more": -LOGITS}
+    assert score("top1", wide, wide, Y).value == 1.0, "the narrowest that has the classes, the first of equal ones"
+    lacking = {"a": LOGITS[:, :2], "b": LOGITS[:, :3]}
+    with pytest.raises(MetricError, match=r"classes 0 to 4.*--metric agreement"):
+        score("top1", lacking, lacking, Y)
 
 
 @pytest.mark.parametrize("y", [Y[:-1], np.where(Y == 0, 5, Y), np.where(Y == 0, -1, Y), Y.astype(np.float32)])
@@ -98,7 +102,24 @@ def test_a_single_value_is_a_class_or_a_probability() -> None:
     chance = np.array([[0.2], [0.7], [0.4], [0.9]], np.float32)
     assert score("top1", {"p": chance}, {"p": chance}, np.array([0, 1, 1, 1])).value == 0.75
     named = np.array([2, 0, 1, 2], np.int64)
-    assert score("top1", {"c": named}, {"c": named}, np.array([2, 0, 1, 1])).value == 0.75
+    for kind in (np.int64, np.float32):
+        found = named.astype(kind)
+        assert score("top1", {"c": found}, {"c": found}, np.array([2, 0, 1, 1])).value == 0.75
+
+
+def test_a_single_logit_is_a_class_by_its_sign_as_the_source_says() -> None:
+    logit = RNG.normal(0, 20, (100, 1)).astype(np.float32)
+    y = (logit[:, 0] > 0).astype(np.int64)
+    assert score("top1", {"l": logit}, {"l": logit}, y).value == 1.0
+    signs = np.sign(logit)
+    assert score("top1", {"l": signs}, {"l": signs}, y).value == 1.0
+    small = np.full((100, 1), 0.3, np.float32)  # in [0, 1], and a logit all the same
+    assert score("top1", {"l": small}, {"l": logit}, y).value == pytest.approx(y.mean())
+    chance = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    over = np.where(chance > 0.5, 1 + 1 / 256, 0.4).astype(np.float32)  # a step beyond 1 makes no logits of it
+    assert score("top1", {"p": over}, {"p": chance}, y).value == 1.0
+    graded = np.array([[0.2], [2.9], [1.6]], np.float32)
+    assert score("top1", {"g": graded}, {"g": graded}, np.array([0, 3, 2])).value == 1.0, "numbers of classes"
 
 
 def test_auc_score_takes_one_score_or_two_classes() -> None:
@@ -108,6 +129,8 @@ def test_auc_score_takes_one_score_or_two_classes() -> None:
     expected = roc_auc_score(y, logit)
     assert score("auc-score", {"s": logit[:, None]}, {"s": logit[:, None]}, y).value == pytest.approx(expected)
     assert score("auc-score", {"s": two}, {"s": two}, y).value == pytest.approx(expected)
+    both = {"embedding": LOGITS, "s": logit[:, None]}
+    assert score("auc-score", both, both, y).value == pytest.approx(expected)
     with pytest.raises(MetricError, match="one score a sample"):
         score("auc-score", {"s": LOGITS}, {"s": LOGITS}, (LOGITS[:, 0] > 0).astype(int))
 
@@ -134,8 +157,58 @@ def test_agreement_of_classes_is_top1_and_of_numbers_is_r_squared() -> None:
     assert classes.value == np.mean(noisy.argmax(1) == Y) < 1.0
     assert classes.outputs[0].basis == "top-1" and not classes.labelled and "without labels" in classes.basis
     numbers = score("agreement", {"o": noisy}, {"o": LOGITS}, task="regression")
-    expected = 1 - ((noisy - LOGITS) ** 2).mean() / LOGITS.var()
-    assert numbers.value == pytest.approx(expected, abs=1e-5) and numbers.outputs[0].basis == "r-squared"
+    columns = 1 - ((noisy - LOGITS) ** 2).mean(0) / LOGITS.var(0)
+    assert numbers.value == pytest.approx(columns.min(), abs=1e-5) and numbers.outputs[0].basis == "r-squared"
+    vector = score("agreement", {"o": noisy}, {"o": LOGITS}, task="embedding")
+    assert vector.value == pytest.approx(1 - ((noisy - LOGITS) ** 2).mean() / LOGITS.var(0).mean(), abs=1e-5)
+
+
+def lost(want: Any, have: Any, task: str = "other") -> float:
+    return 1.0 - compare_outputs({"o": have}, {"o": want}, task)[0].agreement
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("task", ["regression", "other"])
+def test_a_channel_that_is_lost_is_not_hidden_by_another(axis: int, task: str) -> None:
+    want = np.moveaxis(RNG.normal(0, 1.5, (50, 8, 8, 2)), -1, axis).astype(np.float32)
+    offset = np.moveaxis(np.array([0.0, 1000.0], np.float32).reshape(1, 1, 1, 2), -1, axis)
+    flat = np.broadcast_to(offset, want.shape)
+    assert lost(want + offset, flat, task) == pytest.approx(1.0, abs=0.01)
+    for scale in (2000.0, 1 / 2000.0):  # one unit or another
+        unit = np.moveaxis(np.array([1.0, scale], np.float32).reshape(1, 1, 1, 2), -1, axis)
+        one = np.moveaxis(np.array([1.0, 0.0], np.float32).reshape(1, 1, 1, 2), -1, axis)
+        assert lost(want * unit, want * unit * one, task) > 0.2
+
+
+def test_one_number_a_sample_is_held_to_its_spread_and_not_its_size() -> None:
+    kelvin = (300 + RNG.normal(0, 0.15, (200, 1))).astype(np.float32)
+    assert lost(kelvin, np.full_like(kelvin, kelvin.mean())) == pytest.approx(1.0, abs=0.01)
+    assert lost(kelvin, kelvin + np.float32(0.001)) < 1e-3
+
+
+def test_a_column_that_says_nothing_fails_none() -> None:
+    want = RNG.normal(0, 2.0, (200, 4))
+    noise = 0.01 * RNG.normal(size=want.shape)
+    for odd in (0.0, 5.0, 1e-9 * RNG.normal(size=200), 5.0 + 1e-7 * RNG.normal(size=200)):
+        want[:, 1] = odd
+        assert lost(want.astype(np.float32), (want + noise).astype(np.float32)) < 1e-3
+    pixels = 1 / (1 + np.exp(-want))
+    pixels[:, 1] = 1e-4 * RNG.random(200)  # a tail of sigmoid that an eight-bit step cannot show
+    assert lost(pixels, np.round(pixels * 256) / 256) < 5e-3
+    assert lost(pixels, np.round(pixels * 256) / 256, "regression") > 5e-3, "a quantity of its own"
+    pixels[:, 1] = 2.0
+    broken = pixels.copy()
+    broken[:, 1] = 0.0
+    assert lost(pixels, broken) == 1.0, "a constant is held to its size"
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (3, 4), (7,), (2, 2, 2, 2), (40, 1, 1)])
+@pytest.mark.parametrize("task", ["embedding", "other"])
+def test_r_squared_has_a_value_for_few_numbers_and_odd_shapes(shape: tuple[int, ...], task: str) -> None:
+    want = RNG.normal(size=shape)
+    for array in (want, np.zeros(shape), 1e150 * want, 1e-150 * want):
+        assert lost(array, array, task) == 0.0
+        assert lost(array, array + np.abs(array).max() + 1, task) == 1.0
 
 
 def test_probabilities_are_known_as_classes_without_a_task() -> None:
@@ -200,3 +273,31 @@ def test_metrics_are_found_by_name() -> None:
         score("top1", {"o": LOGITS}, {"o": LOGITS})
     assert default_metric("classification", True) == "top1"
     assert default_metric("classification", False) == default_metric("regression", True) == "agreement"
+
+
+def test_a_source_that_answers_no_numbers_is_one_clear_error() -> None:
+    broken = LOGITS.copy()
+    broken[3:40, 2] = np.nan
+    with pytest.raises(MetricError, match=r"'o' is NaN or infinite on 37 of the 200 .* first on sample 3"):
+        check_source("agreement", {"fine": LOGITS, "o": broken}, None, {})
+    assert check_source("agreement", {"o": LOGITS, "ids": Y}, None, {}) == ()
+
+
+def test_a_source_that_is_right_is_not_doubted_and_one_at_chance_is() -> None:
+    assert check_source("top1", {"o": LOGITS}, Y, {}) == ()
+    (note,) = check_source("top1", {"o": LOGITS}, (Y + 1) % 5, {})
+    assert "top1 0.0 %" in note and "from 0" in note
+    (note,) = check_source("top1", {"o": LOGITS}, np.full(200, 3), {})
+    assert "all held-out labels are the class 3" in note
+    y = (LOGITS[:, 0] > 0).astype(np.int64)
+    assert check_source("auc-score", {"o": LOGITS[:, :1]}, y, {}) == ()
+    (note,) = check_source("auc-score", {"o": LOGITS[:, :1]}, 1 - y, {})
+    assert "auc-score 0.0 %" in note and "label 1" in note
+
+
+def test_which_output_the_labels_judge_is_said() -> None:
+    both = {"embedding": RNG.normal(size=(200, 64)).astype(np.float32), "logits": LOGITS}
+    (note,) = check_source("top1", both, Y, {})
+    assert "'logits' alone" in note and "not 'embedding'" in note and "--metric agreement" in note
+    with pytest.raises(MetricError, match="--metric agreement"):
+        check_source("top1", both, np.full(200, 64), {})

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from edgewise_converter.errors import ModelFileError
 from edgewise_converter.importing.model_file import MAX_IR, MAX_OPSET, check_onnx, read_model
-from edgewise_converter.importing.onnx_scan import MAX_DEPTH, MAX_NODES, scan
+from edgewise_converter.importing.onnx_check import check_tensors
+from edgewise_converter.importing.onnx_scan import _MESSAGES, MAX_DEPTH, MAX_NODES, scan
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -127,6 +128,86 @@ def test_weights_in_a_branch_a_function_and_training_information_are_looked_at()
     trained.training_info.add().algorithm.initializer.append(external("/etc/passwd"))
     with pytest.raises(ModelFileError, match="another file"):
         check_onnx(trained.SerializeToString(), "t.onnx")
+
+
+def places(descriptor: Any, found: str, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Ways through fields to messages of a kind, none through the same kind of message twice."""
+    ways: list[tuple[Any, ...]] = []
+    for field in descriptor.fields:
+        if field.message_type is None or any(field.message_type == f.message_type for f in path):
+            continue
+        way = (*path, field)
+        ways += [way] if field.message_type.name == found else []
+        ways += places(field.message_type, found, way)
+    return ways
+
+
+PLACES = places(onnx.ModelProto.DESCRIPTOR, "TensorProto")
+
+
+def test_weights_are_looked_at_wherever_the_schema_allows_them() -> None:
+    """A function's attribute has a default: an engine reads the file that it names, from the current folder."""
+    names = {".".join(field.name for field in way) for way in PLACES}
+    assert {"functions.attribute_proto.t", "functions.node.attribute.g.initializer", "graph.initializer"} <= names
+    for way in PLACES:
+        model = simple()
+        message = model
+        for field in way:
+            within = getattr(message, field.name)
+            message = within if hasattr(within, "DESCRIPTOR") else within.add()
+        message.CopyFrom(external("secret.bin"))
+        with pytest.raises(ModelFileError, match="'w' in another file"):
+            check_tensors(model, "m.onnx")
+
+
+def test_the_scan_follows_every_message_that_the_schema_has() -> None:
+    kinds = {"ModelProto": "model"}
+    waiting = [onnx.ModelProto.DESCRIPTOR]
+    while waiting:
+        descriptor = waiting.pop()
+        inner = _MESSAGES[kinds[descriptor.name]]
+        for field in descriptor.fields:
+            if field.message_type is not None:
+                assert field.number in inner, f"{descriptor.name}.{field.name}"
+                if field.message_type.name not in kinds:
+                    kinds[field.message_type.name] = inner[field.number]
+                    waiting.append(field.message_type)
+
+
+def laughs(levels: int, *, circle: bool = False) -> Any:
+    """A function that runs another one twice, that runs another one twice, ..."""
+    model = simple(nodes=[make("F0", ["x"], ["y"], domain="own")])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    model.opset_import.append(opsets[1])
+    for level in range(levels):
+        last = level == levels - 1
+        inner, domain = ("Identity", "") if last and not circle else (f"F{(level + 1) % levels}", "own")
+        body = [make(inner, ["a"], ["t"], domain=domain), make(inner, ["t"], ["b"], domain=domain)]
+        model.functions.append(helper.make_function("own", f"F{level}", ["a"], ["b"], body, opsets))
+    return model
+
+
+def test_functions_that_stand_for_a_multitude_of_nodes_are_refused() -> None:
+    check_onnx(laughs(10).SerializeToString(), "few.onnx")
+    for levels in (16, 64):
+        with pytest.raises(ModelFileError, match="more than 50000 nodes"):
+            check_onnx(laughs(levels).SerializeToString(), "many.onnx")
+    for levels in (1, 3):
+        with pytest.raises(ModelFileError, match="in a circle"):
+            check_onnx(laughs(levels, circle=True).SerializeToString(), "circle.onnx")
+
+
+def test_a_file_that_engines_would_take_for_another_container_is_refused() -> None:
+    posing = simple()
+    posing.producer_name, posing.ir_version = "ORTM", 8
+    data = posing.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    with pytest.raises(ModelFileError, match="onnxruntime's own container"):
+        check_onnx(data, "both.onnx")
+    posing.ClearField("producer_name")
+    behind = posing.SerializeToString() + b"\x12\x04ORTM"  # in front when it is written again
+    with pytest.raises(ModelFileError, match="onnxruntime's own container"):
+        check_onnx(behind, "both.onnx")
 
 
 def test_nothing_is_opened_for_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

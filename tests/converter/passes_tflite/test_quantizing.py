@@ -294,17 +294,13 @@ def test_what_is_no_file_is_refused_by_every_pass(files: Any, small: bytes) -> N
 
 
 def test_exports_of_torch_go_the_same_way(workshop: Any) -> None:
-    from edgewise_converter.plan import plan
-    from edgewise_profiles import catalogue
-
-    board = catalogue.load("raspberry-pi-4-64")
-    exported = workshop.finish(plan(board, board.target("tflite-float32")), lambda _stage, _share: None).artifact
+    exported = workshop.make("tflite-float32", "raspberry-pi-4-64")
     source = NamedTflite(exported.data)
-    x = workshop.heldout.x[:200]
+    x = workshop.x[:200]
     want = source.infer({"x": x})["logits"]
     for name in QUANTIZING:
         entry = PASSES[name]
-        made = entry.load()(workshop.materials, exported, entry.config())
+        made = entry.load()(workshop.model.materials, exported, entry.config())
         got = NamedTflite(made.data).infer({"x": x})["logits"]
         assert (got.argmax(1) == want.argmax(1)).mean() > 0.98, name
         assert len(layers(name, exported.data)) >= 1
@@ -328,3 +324,29 @@ def test_a_bias_of_more_than_32_bits_is_not_cut_off(files: Any, name: str, near:
     (got,) = NamedTflite(files.apply(name, data, {"image": x})).infer({"image": x}).values()
     assert want[:, 0].min() > 29
     assert np.abs(got - want).max() < near
+
+
+@pytest.mark.parametrize("io", ["float32", "narrow"])
+@pytest.mark.parametrize(("name", "narrow"), [("tflite_int8", "int8"), ("tflite_int16x8", "int16")])
+def test_outputs_that_the_graph_reads_itself_keep_names_and_values(files: Any, name: str, narrow: str, io: str) -> None:
+    g = np.random.default_rng(4)
+    net = files.Graph()
+    x = net.input("image", (1, 4))
+    weights = [g.normal(size=shape).astype(np.float32) for shape in ((6, 4), (3, 6))]
+    hidden = net.op("TANH", [net.dense(x, weights[0], np.zeros(6, np.float32), (1, 6))], (1, 6), label="hidden")
+    y = net.dense(hidden, weights[1], np.zeros(3, np.float32), (1, 3))
+    shares = net.op("SOFTMAX", [y], (1, 3), options=files.schema.SoftmaxOptionsT(beta=1.0), label="shares")
+    zero = net.constant(np.zeros((1, 3), np.float32), "zero")
+    positive = net.op("GREATER", [y, zero], (1, 3), options=files.schema.GreaterOptionsT(), label="positive", kind=6)
+    data = net.finish(y, positive, hidden, shares)
+    x = g.normal(size=(64, 4)).astype(np.float32)
+    before = NamedTflite(data)
+    made = files.apply(name, data, {"image": x}, io=narrow if io == "narrow" else io)
+    after = NamedTflite(made)
+    assert [(s.name, s.shape) for s in after.outputs] == [(s.name, s.shape) for s in before.outputs]
+    got, want = after.infer({"image": x}), before.infer({"image": x})
+    for output, values in want.items():
+        if values.dtype == np.float32:
+            assert np.abs(got[output] - values).max() < 0.05 * np.ptp(values), output
+        else:
+            assert (got[output] == values).mean() > 0.97, output

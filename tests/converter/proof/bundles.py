@@ -60,7 +60,7 @@ def affine_files(scale: float = 2.0) -> dict[str, bytes]:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     return {
         "model.onnx": onnx_affine(scale),
-        golden.GOLDEN_FILE: golden.encode_named({"x": x}, {"y": 2 * x + 1}),
+        golden.GOLDEN_FILE: golden.encode({"x": x}, {"y": 2 * x + 1}),
     }
 
 

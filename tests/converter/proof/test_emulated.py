@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgewise_converter.convert import convert_many
+from edgewise_converter.cache import Cache
 from edgewise_converter.errors import ProofToolsError, SysrootError
 from edgewise_converter.proof import prove, sysroot, tools
 from edgewise_converter.proof.result import ProofResult
+from edgewise_converter.search.converting import convert_model
+from edgewise_converter.search.request import Request
 from edgewise_profiles import catalogue
 
 bundles: Any = sys.modules["proof_bundles"]
@@ -48,7 +50,8 @@ def made(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     found = {}
     for form in forms:
         folder = tmp_path_factory.mktemp(form)
-        (report,) = convert_many(digits_run, [PI5], folder, version=1, precision=form)
+        request = Request(model=str(digits_run), version=1, form=form, prove="never")
+        (report,) = convert_model(request, [PI5], folder, cache=Cache(None))
         found[form] = Path(report.path)
     return found
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from edgewise_converter import golden
-from edgewise_converter.convert import convert_many
+from edgewise_converter.cache import Cache
 from edgewise_converter.errors import ModelFileError, NoEmulationError, NotPreparedError, ProofMissingError
 from edgewise_converter.hardware import Host
 from edgewise_converter.proof import prove
 from edgewise_converter.proof.result import ProofResult, Verdict, hold, judge
+from edgewise_converter.search.converting import convert_model
+from edgewise_converter.search.request import Request
 from edgewise_profiles import catalogue
 from edgewise_protocol.manifest import Golden, Proof, Requirements, Tolerance
 
@@ -64,6 +66,42 @@ def test_an_engine_that_dies_has_failed(affine: Path, monkeypatch: pytest.Monkey
     assert "killed by signal 6: oh" in found.reason
 
 
+def hungry(floats: int) -> bytes:
+    """An ONNX file that fills so many numbers: y = x + mean of them."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Mul", ["m", "zero"], ["z"]),
+        helper.make_node("Add", ["z", "count"], ["f"]),
+        helper.make_node("Cast", ["f"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Expand", ["zero", "i"], ["large"]),
+        helper.make_node("ReduceMean", ["large"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["x", "mean"], ["y"]),
+    ]
+    values = {"zero": np.zeros(1, np.float32), "count": np.full(1, floats, np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "hungry",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(array, name) for name, array in values.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize(("floats", "said"), [(1 << 10, "outside of the tolerance"), (1 << 28, "fails to run")])
+def test_a_model_that_takes_too_much_memory_has_failed(
+    floats: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prove.running, "_NATIVE_BYTES", 768 << 20)
+    files = bundles.affine_files() | {"model.onnx": hungry(floats)}
+    found = prove.on_host(prove.read(bundles.write(tmp_path / "b.ewb", bundles.manifest_of(files), files)))
+    assert not found.passed
+    assert said in found.reason
+
+
 @pytest.mark.parametrize("changes", [{"kind": "training"}, {"golden": None}])
 def test_a_bundle_without_golden_inputs_is_refused(changes: dict[str, Any]) -> None:
     files = bundles.affine_files()
@@ -73,7 +111,7 @@ def test_a_bundle_without_golden_inputs_is_refused(changes: dict[str, Any]) -> N
 
 def test_golden_tensors_that_are_not_the_manifests_are_refused() -> None:
     files = bundles.affine_files()
-    files[golden.GOLDEN_FILE] = golden.encode_named({"z": np.zeros(3)}, {"y": np.zeros(3)})
+    files[golden.GOLDEN_FILE] = golden.encode({"z": np.zeros(3)}, {"y": np.zeros(3)})
     with pytest.raises(ModelFileError, match="does not hold"):
         prove.gather(bundles.manifest_of(files), files, "b")
 
@@ -177,7 +215,8 @@ def test_what_each_mode_lets_out(found: Verdict, auto: bool, always: bool) -> No
 
 
 def test_a_bundle_of_a_real_run_is_proven_and_a_broken_one_is_not(digits_run: Path, tmp_path: Path) -> None:
-    (report,) = convert_many(digits_run, [PI], tmp_path, version=1, precision="onnx-int8")
+    request = Request(model=str(digits_run), version=1, form="onnx-int8")
+    (report,) = convert_model(request, [PI], tmp_path, cache=Cache(None))
     good = prove.on_host(prove.read(Path(report.path)))
     assert good.passed, good.reason
     bad = prove.on_host(prove.read(bundles.broken(Path(report.path), tmp_path / "broken.ewb")))

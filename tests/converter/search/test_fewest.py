@@ -130,6 +130,14 @@ def test_an_error_that_all_classes_share_costs_nothing_and_one_that_changes_a_cl
     assert metric_cost({"y": want["y"] + 0.1}, want, "other") == pytest.approx(0.01 / spread)
 
 
+def test_the_cost_of_a_lost_column_is_not_hidden_by_another() -> None:
+    want = np.random.default_rng(1).normal(size=(64, 2)) * [1.0, 2000.0] + [0.0, 5000.0]
+    lost = want.copy()
+    lost[:, 0] = want[:, 0].mean()
+    assert metric_cost({"y": lost}, {"y": want}, "other") > 0.2
+    assert relative_error({"y": lost}, {"y": want}) < 1e-3
+
+
 def test_many_layers_become_runs_of_neighbours_and_none_is_lost() -> None:
     layers = tuple(f"l{i}" for i in range(101))
     units = units_of(layers, 40)

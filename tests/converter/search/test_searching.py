@@ -7,21 +7,24 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from edgewise_converter.cache import Cache
-from edgewise_converter.errors import PassError
+from edgewise_converter.errors import MetricError, PassError
 from edgewise_converter.hardware import read_host
 from edgewise_converter.passes.registry import PASSES
+from edgewise_converter.requests import Requests
 from edgewise_converter.search.bench import Bench
 from edgewise_converter.search.candidates import Origin, candidates, keeping, layered
 from edgewise_converter.search.fewest import Hunt
 from edgewise_converter.search.judging import Trial, accuracy_reason
-from edgewise_converter.search.mixed import MAX_BASES, mend, worth_mending
-from edgewise_converter.search.searching import Aim, judge_one, search
+from edgewise_converter.search.mixed import MAX_BASES, Bounds, mend, worth_mending
+from edgewise_converter.search.searching import Aim, chosen, judge_one, search
 from edgewise_converter.search.sensitivity import Unit, rank
 from edgewise_converter.sources.opening import open_model
 from edgewise_converter.sources.reading import Wanted
+from edgewise_profiles import catalogue
 
 MODELS = os.environ.get("EDGEWISE_MODELS", "")
 
@@ -88,6 +91,27 @@ def test_without_any_form_within_the_size_budget_there_is_no_winner(even: Path, 
     assert all(r.score is None for r in found.result.rows if r.short == "size"), "size is held before accuracy"
 
 
+def test_a_source_that_answers_no_numbers_is_one_error_before_any_form(
+    even: Path, x: Any, tmp_path: Path, narrow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "huge.npz", x=np.where(np.arange(len(x))[:, None] % 2 == 0, x, np.float32(3e38)))
+    bench = bench_of(even, tmp_path / "huge.npz")
+    monkeypatch.setattr(bench, "make", lambda *_: pytest.fail("a form was made"))
+    with pytest.raises(MetricError, match=r"own output 'y' is NaN or infinite on \d+ of the \d+ held-out samples"):
+        search(bench, narrow("x86-64", ("onnxruntime", "float32")), Aim(), stands, silent)
+
+
+@pytest.mark.parametrize("off", [0, 1])
+def test_a_source_that_the_labels_do_not_know_is_said(
+    even: Path, samples: Path, x: Any, tmp_path: Path, narrow: Any, off: int
+) -> None:
+    answers = bench_of(even, samples).model.source_answers(Requests({"x": x}))["y"]
+    np.savez(tmp_path / "labelled.npz", x=x, y=(answers.argmax(1) + off) % 4)
+    found = search(bench_of(even, tmp_path / "labelled.npz"), narrow("x86-64"), Aim(form="float32"), stands, silent)
+    said = [note for note in found.result.notes if "always naming the most frequent class" in note]
+    assert len(said) == off and found.result.winning.score.float_value == 1 - off
+
+
 def test_a_profile_that_has_no_form_for_the_file_says_which_it_has(even: Path, samples: Path, narrow: Any) -> None:
     with pytest.raises(PassError, match=r"tflite-int8.*made of a run, .* or a \.tflite file"):
         search(bench_of(even, samples), narrow("raspberry-pi-zero-2-w"), Aim(), stands, silent)
@@ -118,7 +142,7 @@ def test_mixed_precision_keeps_the_fewest_layers_that_a_brute_force_finds(
     trial = Trial(full, 1, score, None, accuracy_reason(score, budget), "accuracy")
     assert worth_mending([trial]) == ((trial,),)
     told: list[float] = []
-    mixed, *others = mend(bench, [trial], budget, 24, lambda _text, share: told.append(share))
+    mixed, *others = mend(bench, [trial], Bounds(budget), 24, lambda _text, share: told.append(share))
     assert told == sorted(told) and told[-1] <= 1
     place = layered(full)
     assert place is not None
@@ -168,7 +192,7 @@ def test_where_the_largest_error_moves_no_class_the_metric_finds_the_smaller_set
     assert by_error[0] != by_metric[0] and by_metric[0].layers == ("layer_b",)
     assert kept_by(by_metric) == 1
     assert (kept_by(by_error) or len(layers)) > 1
-    mixed, *_ = mend(bench, [trial], budget, trials, silent)
+    mixed, *_ = mend(bench, [trial], Bounds(budget), trials, silent)
     assert mixed.candidate.steps[place].config.keep_float == ("layer_b",)
 
 
@@ -184,8 +208,8 @@ def test_a_mixed_form_begins_from_the_base_that_needs_the_fewest(uneven: Path, s
     def kept(mixed: Any) -> int:
         return sum(d.kept_float for d in mixed.layers)
 
-    alone = [kept(found[0]) for b in bases if (found := mend(bench, [b], budget, 24, silent))]
-    together = mend(bench, bases, budget, 24, silent)
+    alone = [kept(found[0]) for b in bases if (found := mend(bench, [b], Bounds(budget), 24, silent))]
+    together = mend(bench, bases, Bounds(budget), 24, silent)
     assert together and kept(together[0]) == min(alone)
 
 
@@ -219,3 +243,43 @@ def test_a_finished_tflite_file_is_narrowed(tmp_path: Path, narrow: Any) -> None
     found = search(bench, narrow("raspberry-pi-4-64"), Aim("size", 5.0), stands, silent)
     assert found.winner is not None
     assert found.result.winning.size_bytes < found.result.float_row.size_bytes / 2
+
+
+def test_mixed_precision_is_looked_for_as_far_as_the_least_metric_asks(
+    uneven: Path, samples: Path, narrow: Any
+) -> None:
+    """A wide budget of points beside a narrow least value: the narrow one counts."""
+    profile = narrow("x86-64-vnni", ("onnxruntime", "int8"), ("onnxruntime", "float32"))
+    bench = bench_of(uneven, samples)
+    found = search(bench, profile, Aim("size", 60.0, min_metric=0.99), stands, silent)
+    mixed = [row for row in found.result.rows if "in float" in row.candidate.name and row.verdict != "rejected"]
+    assert mixed and all(row.score is not None and row.score.value >= 0.99 for row in mixed)
+
+
+def test_a_form_is_named_by_its_precision_in_whichever_format_the_model_can_have(even: Path, samples: Path) -> None:
+    """The board's first int8 form is a TFLite file, which no ONNX file becomes."""
+    bench = bench_of(even, samples)
+    board = catalogue.load("raspberry-pi-4-64")
+    assert board.target("int8").engine == "litert"
+    assert chosen(bench.model, board, "int8").name == "onnxruntime int8"
+    assert chosen(bench.model, board, "default").engine == "onnxruntime"
+    with pytest.raises(PassError, match=r"tflite-float16 of this model; raspberry-pi-4-64 can have .*onnx-int8"):
+        chosen(bench.model, board, "float16")
+
+
+def test_a_form_that_was_asked_for_is_not_held_against_a_float_form_that_was_not_made(
+    even: Path, samples: Path, narrow: Any
+) -> None:
+    found = search(bench_of(even, samples), narrow("x86-64"), Aim(form="int8"), stands, silent)
+    (row,) = found.result.rows
+    assert row.verdict == "winner" and "no float form is among it" in row.reason
+
+
+def test_a_latency_budget_that_does_not_bind_here_is_not_passed_over_in_silence(
+    even: Path, samples: Path, narrow: Any
+) -> None:
+    board = narrow("raspberry-pi-5", ("onnxruntime", "float32"))
+    tight = msgspec.structs.replace(board, budget=msgspec.structs.replace(board.budget, latency_ms=1e-5))
+    found = search(bench_of(even, samples), tight, Aim(), stands, silent)
+    assert found.winner is not None
+    assert any("binds on its own hardware alone" in note for note in found.result.notes)

@@ -222,6 +222,19 @@ def fixed():
 def broken():
     raise OSError("weights are gone")
 
+class Named(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+    def forward(self, x):
+        return {self.name: x * 2}
+
+def scores():
+    return Named("scores")
+
+def logits():
+    return Named("logits")
+
 def no_module():
     return 3
 
@@ -269,6 +282,14 @@ def test_a_factory_that_fails_says_how(own_code: str, tmp_path: Path, function: 
     samples = saved(tmp_path / "s.npz", x=np.ones((6, 4), np.float32))
     with pytest.raises(ModelFileError, match=named):
         open_model(f"{own_code}:{function}", Wanted(heldout=samples, name="m"))
+
+
+def test_factories_that_differ_in_an_outputs_name_are_different_models(own_code: str, tmp_path: Path) -> None:
+    samples = saved(tmp_path / "s.npz", x=np.ones((6, 4), np.float32))
+    found = [open_model(f"{own_code}:{name}", Wanted(heldout=samples, name="m")) for name in ("scores", "logits")]
+    assert [m.outputs[0].name for m in found] == ["scores", "logits"]
+    assert found[0].digest != found[1].digest
+    assert open_model(f"{own_code}:scores", Wanted(heldout=samples, name="m")).digest == found[0].digest
 
 
 def test_an_exported_program_is_read_and_a_truncated_one_refused(tmp_path: Path) -> None:
