@@ -11,7 +11,10 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from edgewise_profiles.schema import Profile
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
@@ -34,23 +37,28 @@ def profiles() -> str:
         forms = [f"{t.format} {t.precision}" for t in p.targets]
         lines.append(
             f"| `{p.id}` | {p.title} | {p.machine} | {forms[0]} | {', '.join(forms[1:])} | "
-            f"{p.budget.model_size_kib // 1024} MiB | {p.budget.latency_ms:g} ms | {p.budget.memory_mib} MiB |"
+            f"{p.budget.model_size_kib // 1024} MiB | {p.budget.latency_ms:g} ms | {_memory(p)} |"
         )
     for name in catalogue.names():
         p = catalogue.load(name)
-        lines += [
-            "",
-            f"## {p.id}",
-            "",
-            f"{p.title}: {p.cpu.model}, {p.cpu.cores} cores, from {p.memory_mib} MiB of memory, {p.os.distribution}, "
-            f"Python {p.os.python} or newer.",
-            "",
-            f"- device tree: {', '.join(f'`{c}`' for c in p.compatible) or 'none'}",
-            f"- engines: {', '.join(f'{e.name} from {e.min}, below {e.below}' for e in p.engines)}",
-            f"- wheels: {', '.join(p.wheel_tags)}",
-            f"- accuracy that conversion may cost: {p.budget.accuracy_drop:g} points",
-        ]
+        lines += ["", f"## {p.id}", "", f"{p.title}: {p.cpu.model}, {_system(p)}.", ""]
+        if p.compatible:
+            lines.append(f"- device tree: {', '.join(f'`{c}`' for c in p.compatible)}")
+        lines.append(f"- engines: {', '.join(f'{e.name} from {e.min}, below {e.below}' for e in p.engines)}")
+        if p.wheel_tags:
+            lines.append(f"- wheels: {', '.join(p.wheel_tags)}")
+        lines.append(f"- accuracy that conversion may cost: {p.budget.accuracy_drop:g} points")
     return "\n".join(lines) + "\n"
+
+
+def _memory(p: Profile) -> str:
+    return f"{p.mcu.ram_kib} KiB" if p.mcu is not None else f"{p.budget.memory_mib} MiB"
+
+
+def _system(p: Profile) -> str:
+    if p.mcu is not None:
+        return f"{p.mcu.flash_kib} KiB of flash and {p.mcu.ram_kib} KiB of memory, the model a part of the firmware"
+    return f"{p.cpu.cores} cores, from {p.memory_mib} MiB of memory, {p.os.distribution}, Python {p.os.python} or newer"
 
 
 def cli() -> str:

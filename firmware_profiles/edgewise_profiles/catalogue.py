@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 
-from edgewise_profiles.errors import UnknownProfileError
-from edgewise_profiles.schema import Profile, parse
+from edgewise_profiles.errors import ProfileSchemaError, UnknownProfileError
+from edgewise_profiles.schema import MAX_PROFILE_BYTES, Profile, parse
 
 _SUFFIX = ".toml"
 
@@ -29,6 +30,23 @@ def load(name: str) -> Profile:
     if name not in names():
         raise UnknownProfileError(f"there is no profile {name[:80]!r}; there are {', '.join(names())}")
     return parse((files("edgewise_profiles") / "boards" / f"{name}{_SUFFIX}").read_bytes(), name)
+
+
+def load_file(path: Path) -> Profile:
+    """A profile of one's own; the file's name without `.toml` is its id.
+
+    Raises:
+        ProfileSchemaError: it cannot be read or is not valid, or the catalogue has a profile of that id.
+    """
+    name = path.name.removesuffix(_SUFFIX)
+    if name in names():
+        raise ProfileSchemaError(f"{path}: the catalogue has a profile {name!r}; give the file a name of its own")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_PROFILE_BYTES + 1)
+    except OSError as error:
+        raise ProfileSchemaError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse(data, name)
 
 
 def load_all() -> tuple[Profile, ...]:

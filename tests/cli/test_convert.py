@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,18 @@ def test_a_full_disk_is_named_and_leaves_nothing(model: Path, tmp_path: Path, ed
     assert done.status == 1
     assert "No space left" in done.err
     assert left == []
+
+
+def test_a_board_of_ones_own_is_a_file_and_what_is_wrong_in_it_is_named(
+    model: Path, tmp_path: Path, edgewise: Callable[..., Any]
+) -> None:
+    board = tmp_path / "kiosk.toml"
+    text = (files("edgewise_profiles") / "boards" / "x86-64.toml").read_text()
+    board.write_text(text)
+    again = [str(board) if word == "x86-64" else word for word in arguments(model, tmp_path / "out")]
+    done = edgewise(*again, "--precision", "onnx-int8", "--no-cache")
+    assert done.status == 0, done.err
+    assert {p.suffix for p in (tmp_path / "out").glob("*-kiosk.*")} >= {".ewb", ".json"}
+    board.write_text(text.replace("[budget]", "[budget]\nlatencyms = 3"))
+    wrong = edgewise(*again, "--no-cache")
+    assert wrong.status == 2 and "latencyms" in wrong.err

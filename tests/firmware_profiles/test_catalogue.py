@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 from edgewise_profiles import catalogue, listing
-from edgewise_profiles.errors import UnknownProfileError
+from edgewise_profiles.errors import ProfileSchemaError, UnknownProfileError
 
 EXPECTED = (
     "mps2-an386",
@@ -74,3 +77,32 @@ def test_microcontrollers_have_memory_in_kib_and_no_system() -> None:
         assert (profile.os.name, profile.wheel_tags, profile.emulation) == ("none", (), None)
         row = listing.row(profile)
         assert "256 KiB" in row[3] and "stack" in row[5]
+
+
+BOARD = (files("edgewise_profiles") / "boards" / "x86-64.toml").read_text()
+
+
+def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "kiosk-3.toml"
+    path.write_text(BOARD)
+    profile = catalogue.load_file(path)
+    assert profile.id == profile.all_compatible[0] == "kiosk-3"
+    assert profile.targets == catalogue.load("x86-64").targets
+    assert profile.sha256 != catalogue.load("x86-64").sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("kiosk.toml", BOARD + "\n[fan]\nspeed = 3\n", "unknown field `fan`"),
+        ("kiosk.toml", BOARD + "# " + "x" * 70_000, "at most"),
+        ("x86-64.toml", BOARD, "give the file a name of its own"),
+        ("no id.toml", BOARD, r"\$\.id"),
+        ("gone.toml", None, "No such file"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_refused_by_name(tmp_path: Path, name: str, text: str | None, named: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ProfileSchemaError, match=named):
+        catalogue.load_file(tmp_path / name)

@@ -40,7 +40,14 @@ def convert(
     ],
     version: Annotated[int, typer.Option(help="The version that the bundles get.", min=1)],
     profile: Annotated[
-        list[str] | None, typer.Option("--profile", "-p", help="A target; repeat for several.", autocompletion=complete)
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            "-p",
+            help="A target: an id, or a .toml file of your own; repeat for several.",
+            autocompletion=complete,
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write bundles into.")] = Path("bundles"),
     report: Annotated[

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 from edgewise_profiles import catalogue, listing
-from edgewise_profiles.errors import UnknownProfileError
+from edgewise_profiles.errors import ProfileSchemaError, UnknownProfileError
 from edgewise_profiles.schema import Profile
 
-from edgewise_cli.errors import MissingError
+from edgewise_cli.errors import MissingError, UsageError
 from edgewise_cli.shell import Json, Shell, command
 
+FILE: Final = ".toml"
 app = typer.Typer(help="Profiles: what a target is.", no_args_is_help=True)
 
 
@@ -22,15 +24,18 @@ def complete(incomplete: str) -> list[str]:
 
 
 def load(name: str) -> Profile:
-    """A profile by id.
+    """A profile by id, or one's own by its file.
 
     Raises:
         MissingError: there is none.
+        UsageError: the file is no profile.
     """
     try:
-        return catalogue.load(name)
+        return catalogue.load_file(Path(name)) if name.endswith(FILE) else catalogue.load(name)
     except UnknownProfileError as error:
-        raise MissingError(str(error)) from error
+        raise MissingError(f"{error}; or give a {FILE} file of your own") from error
+    except ProfileSchemaError as error:
+        raise UsageError(str(error)) from error
 
 
 @command(app, "list")
@@ -45,7 +50,10 @@ def list_profiles(shell: Shell) -> Json:
 def show(
     shell: Shell,
     profile: Annotated[
-        str, typer.Argument(metavar="PROFILE", help="Its id.", show_default=False, autocompletion=complete)
+        str,
+        typer.Argument(
+            metavar="PROFILE", help="Its id, or a .toml file of your own.", show_default=False, autocompletion=complete
+        ),
     ],
 ) -> Json:
     """Show one profile."""

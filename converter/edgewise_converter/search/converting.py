@@ -7,6 +7,7 @@ modules are imported inside of what needs them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 from edgewise_profiles.schema import Profile
 
 from edgewise_converter.cache import Cache
-from edgewise_converter.errors import ConverterError
+from edgewise_converter.errors import ConverterError, WriteError
 from edgewise_converter.files import folder_made, remove, write_atomically
 from edgewise_converter.hardware import Host, is_instruction_set, read_host
 from edgewise_converter.search.outcome import Kept, Outcome, encode_outcome
@@ -157,17 +158,23 @@ class _Work:
 
 
 def _write(kept: Kept, out_dir: Path, beside: Path, *, cached: bool) -> Outcome:
-    """Put a result's files in place; where there is no bundle, take away those of an earlier call."""
+    """Put a result's files in place; where there is no bundle, or not all can be written, there are none."""
     outcome = kept.outcome
     stem = f"{outcome.model}-{outcome.version}-{outcome.profile}"
     bundle = out_dir / f"{stem}{SUFFIX}"
+    files = (bundle, *(beside / f"{stem}{suffix}" for suffix in BESIDE))
     if not outcome.passed:
-        remove(bundle, *(beside / f"{stem}{suffix}" for suffix in BESIDE))
+        remove(*files)
         return msgspec.structs.replace(outcome, cached=cached)
-    write_atomically(bundle, lambda out: out.write(kept.bundle))
     told = msgspec.structs.replace(outcome, path=bundle.name)
-    for suffix, data in {**kept.reports, REPORT: encode_outcome(told)}.items():
-        write_atomically(beside / f"{stem}{suffix}", partial(_put, data))
+    try:
+        for suffix, data in {**kept.reports, REPORT: encode_outcome(told)}.items():
+            write_atomically(beside / f"{stem}{suffix}", partial(_put, data))
+        write_atomically(bundle, lambda out: out.write(kept.bundle))
+    except BaseException:
+        with suppress(WriteError):
+            remove(*files)
+        raise
     return msgspec.structs.replace(outcome, path=str(bundle), cached=cached)
 
 

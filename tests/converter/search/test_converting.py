@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,17 @@ def test_bad_calibration_data_leaves_nothing(
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("written", range(8))
 def test_a_disk_that_is_full_leaves_nothing_and_is_named(
-    plain: Request, profile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Request, profile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    """Four files, each synchronized with its folder."""
+    left, fsync = iter(range(written)), os.fsync
+
+    def full(descriptor: int) -> None:
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(WriteError, match="No space left"):

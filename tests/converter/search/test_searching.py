@@ -239,7 +239,7 @@ def test_a_finished_tflite_file_is_narrowed(tmp_path: Path, narrow: Any) -> None
     path = Path(MODELS) / "mlperf_tiny" / "ad01_fp32.tflite"
     rng = np.random.default_rng(2)
     np.savez(tmp_path / "s.npz", x=(rng.normal(size=(64, 640)) * 5 - 20).astype(np.float32))
-    bench = bench_of(path, tmp_path / "s.npz")
+    bench = bench_of(path, tmp_path / "s.npz", task="embedding")
     found = search(bench, narrow("raspberry-pi-4-64"), Aim("size", 5.0), stands, silent)
     assert found.winner is not None
     assert found.result.winning.size_bytes < found.result.float_row.size_bytes / 2
