@@ -95,6 +95,12 @@ class OnnxInt8DynamicConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_un
     keep_float: KeptFloat = ()
 
 
+class OnnxInt8WeightsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """ONNX float32 to int8 weights per channel, which are widened again where they are used."""
+
+    keep_float: KeptFloat = ()
+
+
 class OnnxInt4Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """ONNX float32 to int4 weights by block, of matrix products with constant weights."""
 
@@ -122,7 +128,8 @@ ENTRIES: Final = (
     PassEntry("onnx_opset", "ONNX to another operator set", "onnx", "onnx", None, OnnxOpsetConfig, ()),
     PassEntry("onnx_float16", "ONNX to half precision", "onnx", "onnx", "float16", OnnxFloat16Config, _ORT),
     PassEntry("onnx_int8", "ONNX to static int8", "onnx", "onnx", "int8", OnnxInt8Config, _ORT),
-    PassEntry("onnx_int8_dynamic", "ONNX to int8 weights", "onnx", "onnx", "int8-dynamic", OnnxInt8DynamicConfig, _ORT),
+    PassEntry("onnx_int8_dynamic", "ONNX to dynamic int8", "onnx", "onnx", "int8-dynamic", OnnxInt8DynamicConfig, _ORT),
+    PassEntry("onnx_int8_weights", "ONNX to int8 weights", "onnx", "onnx", "int8-dynamic", OnnxInt8WeightsConfig, ()),
     PassEntry("onnx_int4", "ONNX to int4 weights", "onnx", "onnx", "int4", OnnxInt4Config, _ORT),
     PassEntry("onnx_ort", "ONNX to onnxruntime's container", "onnx", "ort", None, OnnxOrtConfig, _ORT),
 )

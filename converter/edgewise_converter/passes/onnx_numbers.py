@@ -110,7 +110,7 @@ def blocks(
         low, high = np.minimum(rows.min(2, keepdims=True), 0.0), np.maximum(rows.max(2, keepdims=True), 0.0)
         scale = (high - low) / 15.0
         zero = np.clip(np.rint(-low / np.where(scale == 0, 1.0, scale)), 0, 15)
-    scale = np.where(scale == 0, _SMALLEST, scale).astype(np.float32)
+    scale = np.where(np.abs(scale) < _SMALLEST, _SMALLEST, scale).astype(np.float32)
     steps = np.clip(np.rint(rows / scale) + zero, 0, 15).astype(np.uint8)
     packed: NDArray[np.uint8] = steps[..., 0::2] | (steps[..., 1::2] << 4)
     zeros: NDArray[np.uint8] | None = None

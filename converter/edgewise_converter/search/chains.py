@@ -99,6 +99,7 @@ CHAINS: Final[tuple[Chain, ...]] = (
     _onnx("per tensor", "int8-dynamic", *_FIXED, _p("onnx_int8_dynamic", per_channel=False)),
     _onnx("per tensor, free shapes", "int8-dynamic", *_SIMPLE, _p("onnx_int8_dynamic", per_channel=False)),
     _onnx("", "int8-dynamic", *_FIXED, _p("onnx_int8_dynamic")),
+    _onnx("weights alone", "int8-dynamic", *_FIXED, _p("onnx_int8_weights")),
     _onnx("", "int4", *_FIXED, _p("onnx_int4")),
     _onnx("int8 arithmetic", "int4", *_FIXED, _p("onnx_int4", compute="int8")),
     Chain("as it is", _ORT, "onnx", "as it is", "onnx", (), True),

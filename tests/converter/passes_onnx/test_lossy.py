@@ -16,7 +16,7 @@ from edgewise_converter.errors import PassError, UnchangedError
 from edgewise_converter.passes.onnx_numbers import activation, blocks, weights
 from edgewise_converter.passes.onnx_ranges import Range, by_entropy, by_percentile
 from edgewise_converter.passes.registry import PASSES
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -39,6 +39,11 @@ BOUNDS: list[tuple[str, str, dict[str, Any], float]] = [
     ("products", "onnx_int8_dynamic", {"per_channel": False}, 0.03),
     ("recurrent", "onnx_int8_dynamic", {}, 0.03),
     ("looped", "onnx_int8_dynamic", {}, 0.05),
+    ("conv_net", "onnx_int8_weights", {}, 0.02),
+    ("products", "onnx_int8_weights", {}, 0.02),
+    ("branches", "onnx_int8_weights", {}, 0.02),
+    ("recurrent", "onnx_int8_weights", {}, 0.03),
+    ("looped", "onnx_int8_weights", {}, 0.05),
     ("products", "onnx_int4", {}, 0.2),
     ("products", "onnx_int4", {"symmetric": False, "block_size": 16}, 0.2),
     ("products", "onnx_int4", {"compute": "int8"}, 0.2),
@@ -105,6 +110,13 @@ def test_dynamic_products_become_one_kernel_each_and_an_lstm_its_own(cases: Any,
     assert "DynamicQuantizeLSTM" in operators(cases["recurrent"].through("onnx_int8_dynamic").data)
 
 
+def test_int8_weights_alone_shrink_the_file_and_leave_the_arithmetic_in_float(cases: Any) -> None:
+    for case in ("conv_net", "recurrent"):
+        before, found = cases[case].artifact.data, cases[case].through("onnx_int8_weights").data
+        assert sorted(op for op in operators(found) if op != "DequantizeLinear") == sorted(operators(before))
+    assert len(found) < 0.5 * len(before)
+
+
 def test_int4_narrows_gemm_and_matmul_alike_and_the_file_shrinks(cases: Any) -> None:
     found = cases["products"].through("onnx_int4").data
     assert operators(found).count("MatMulNBits") == 3 and not {"Gemm", "MatMul"} & set(operators(found))
@@ -119,6 +131,9 @@ def test_int4_narrows_gemm_and_matmul_alike_and_the_file_shrinks(cases: Any) -> 
         ("branches", "onnx_int8", INT8),
         ("recurrent", "onnx_int8_dynamic", {}),
         ("looped", "onnx_int8_dynamic", {}),
+        ("conv_net", "onnx_int8_weights", {}),
+        ("recurrent", "onnx_int8_weights", {}),
+        ("looped", "onnx_int8_weights", {}),
         ("products", "onnx_int4", {}),
         ("conv_net", "onnx_float16", {}),
     ],
@@ -159,6 +174,7 @@ def test_a_branch_that_no_request_takes_stays_float(cases: Any) -> None:
         ("looped", "onnx_int8", INT8, "Conv, Gemm, MatMul"),
         ("conv_net", "onnx_int8", {**INT8, "operators": ("MatMul",)}, "MatMul"),
         ("wordy", "onnx_int8_dynamic", {}, "Gemm, LSTM, MatMul"),
+        ("wordy", "onnx_int8_weights", {}, "at least 64 constant float32 weights"),
         ("products", "onnx_int8_dynamic", {"operators": ("LSTM",)}, "LSTM"),
         ("wordy", "onnx_int4", {}, "Gemm and MatMul"),
         ("wordy", "onnx_float16", {}, "float32 weights"),
@@ -259,6 +275,8 @@ def test_activations_hit_zero_and_reach_over_their_range(a: float, b: float, sig
 
 
 @given(arrays(np.float32, (21, 3), elements=FINITE), st.sampled_from([16, 32]), st.booleans())
+@example(np.full((21, 3), 1e-45, np.float32), 16, True)
+@example(np.full((21, 3), 1e-45, np.float32), 16, False)
 def test_int4_blocks_are_within_a_step(array: Any, size: int, symmetric: bool) -> None:
     packed, scale, zeros = blocks(array, size, symmetric=symmetric)
     count = -(-21 // size)
