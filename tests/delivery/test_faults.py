@@ -16,6 +16,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+pytestmark = pytest.mark.slow
 NUMBER = 600
 
 
@@ -78,7 +79,6 @@ def test_the_broker_loses_its_disk_while_the_server_is_dead(shared: Any) -> None
     shared.settle()
 
 
-@pytest.mark.slow
 def test_the_bridge_stalls_for_longer_than_the_broker_can_queue(make_world: Callable[..., Any]) -> None:
     world = make_world(queued=100)
     world.put(NUMBER)
@@ -138,7 +138,6 @@ def test_a_devices_outbox_is_full(make_world: Callable[..., Any]) -> None:
         assert len(stored) >= 400 - phone.outbox.dropped
 
 
-@pytest.mark.slow
 def test_postgresql_goes_away_and_comes_back(make_world: Callable[..., Any], postgresql: Any) -> None:
     world = make_world(database=postgresql.url)
     world.put(NUMBER)

@@ -19,6 +19,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+pytestmark = pytest.mark.slow
 AT_ONCE = ("--phase", "100")
 USER = "thing:s3cret"
 

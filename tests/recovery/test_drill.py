@@ -71,7 +71,7 @@ class Drill:
 
 
 DRILLS = [
-    pytest.param(Drill(8, 4, 30.0, 0.25), id="8-devices", marks=pytest.mark.timeout(400)),
+    pytest.param(Drill(8, 4, 30.0, 0.25), id="8-devices", marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
     pytest.param(
         Drill(int(os.environ.get("EDGEWISE_DRILL_DEVICES", "200")), 50, 60.0, 1.0),
         id="200-devices",
