@@ -125,7 +125,7 @@ def draw(found: Mapping[str, Sequence[Measured]], verdicts: Sequence[Verdict], t
             axis.annotate(m.contender.label, (x, y), (4, up), textcoords="offset points", fontsize=6.5, color="#333333")
         held = [v for v in verdicts if v.case == case]
         told = ", ".join(f"{v.aim} {'held' if v.held else 'LOST'}" for v in held)
-        axis.set_title(f"{case}: {told}", fontsize=9)
+        axis.set_title(f"{case}\n{told}", fontsize=8)
         axis.set_xscale("log")
         axis.set_yscale("log")
         for side in (axis.xaxis, axis.yaxis):
