@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from edgewise_protocol import topics
 from edgewise_protocol.facts import DeviceFacts
@@ -22,7 +21,7 @@ from edgewise_agent.config import AgentConfig
 from edgewise_agent.download.downloader import Downloader, Patience
 from edgewise_agent.durable import sweep
 from edgewise_agent.engines import installed
-from edgewise_agent.errors import ConfigError, EndpointError, SessionError, StateDamagedError, StateError
+from edgewise_agent.errors import ConfigError, EndpointError, SessionError, StateDamagedError
 from edgewise_agent.identity import clones
 from edgewise_agent.identity.facts import detect, emulated
 from edgewise_agent.identity.identity import Identity, load_identity
@@ -34,6 +33,7 @@ from edgewise_agent.install.installer import Installer, Parts
 from edgewise_agent.install.jobs import Worker
 from edgewise_agent.install.self_test import SelfTester
 from edgewise_agent.install.watcher import Watcher
+from edgewise_agent.locking import lock_state
 from edgewise_agent.maintenance import Maintenance
 from edgewise_agent.observe.observer import Observer, ObserverConfig
 from edgewise_agent.observe.outbox import Outbox
@@ -384,19 +384,3 @@ class Agent:
         code = getattr(error, "code", "internal")
         data = {"model": file.custom.model, "version": file.custom.version, "path": file.path}
         self.reporter.happened("security", code, str(error), data)
-
-
-def lock_state(state: Path) -> IO[bytes]:
-    """Hold the state folder for this process; raises `StateError` if another agent holds it."""
-    try:
-        file = (state / "lock").open("ab")
-    except OSError as error:
-        raise StateError(f"the state folder {state} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StateError(
-            f"another agent already runs on the state folder {state}: stop it, or give another --state"
-        ) from error
-    return file

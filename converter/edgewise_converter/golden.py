@@ -31,8 +31,8 @@ _HALF_STEPS: Final = 2.0**-9
 """Two steps of float16 as a share of a number, where answers are such steps."""
 _SPREAD: Final = 0.5
 """The root mean square of the errors, as a share of the spread of the answers over the samples: always answering the
-mean has 1, negated answers have 2 or more. Another processor moves answers by less than conversion did, which keeps
-this share under .1 within a budget of a point, and quantized probabilities by .05 to .2."""
+mean has 1, negated answers have 2 or more. Another processor moves answers by less than conversion did, which is taken
+to be under .1 within a budget of a point, and .05 to .2 for quantized probabilities: reasoned, not measured."""
 _PROBABILITY: Final = 0.08
 """Softmax magnifies: a logit's step of .15 to .3 moves a probability by up to p (1 - p) times that, a dozen of its
 own steps of 1/256, and a step in a layer before moves several logits. Seen: .07, int8 ResNet-8, tflite-runtime 2.14 on

@@ -195,6 +195,10 @@ def test_a_board_of_ones_own_is_a_file_and_what_is_wrong_in_it_is_named(
     done = edgewise(*again, "--precision", "onnx-int8", "--no-cache")
     assert done.status == 0, done.err
     assert {p.suffix for p in (tmp_path / "out").glob("*-kiosk.*")} >= {".ewb", ".json"}
+    (made,) = (tmp_path / "out").glob("*-kiosk.ewb")
+    asked = json.loads(edgewise("prove", str(made), "--on", str(board), "--json").out)
+    rows = asked.get("error", asked)["runs"]
+    assert {row["on"] for row in rows} == {str(board)}, "the catalogue has no such profile; the file says what it is"
     board.write_text(text.replace("[budget]", "[budget]\nlatencyms = 3"))
     wrong = edgewise(*again, "--no-cache")
     assert wrong.status == 2 and "latencyms" in wrong.err

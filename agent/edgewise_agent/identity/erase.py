@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from edgewise_agent.app import lock_state
 from edgewise_agent.durable import sync_dir
 from edgewise_agent.errors import NotEnrolledError, StorageError
 from edgewise_agent.identity.identity import (
@@ -23,6 +22,7 @@ from edgewise_agent.identity.identity import (
     NEXT_KEY_FILE,
     RENEWED_FILE,
 )
+from edgewise_agent.locking import lock_state
 
 _SECRETS: Final = (KEY_FILE, NEXT_KEY_FILE)
 _FIRST: Final = (RENEWED_FILE, CERTIFICATE_FILE, CARD_FILE)

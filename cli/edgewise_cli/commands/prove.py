@@ -132,9 +132,9 @@ def _prove(shell: Shell, bundles: Sequence[Path], on: Sequence[str], trusted: bo
 
 def _wanted(manifest: Any, on: Sequence[str]) -> list[tuple[str, str | None]]:
     """Names and places to run a bundle on; a place of None is the host for itself."""
-    own = load_profile(manifest.profile)
-    if not on or own.mcu is not None:
+    if not on or manifest.requires.engine == "c99":
         # Firmware of a microcontroller runs nowhere else.
+        own = load_profile(manifest.profile)
         host: list[tuple[str, str | None]] = [] if own.mcu else [(HOST, None)]
         return [*host, *((own.id, place) for place in _places(manifest, own) if place != "native")]
     wanted: list[tuple[str, str | None]] = []

@@ -18,7 +18,7 @@ from edgewise_converter.passes.onnx_scopes import (
     find_layers,
     import_domain,
     load,
-    replace_nodes,
+    rewrite,
     scopes,
 )
 
@@ -43,13 +43,7 @@ def apply(materials: Materials, before: Artifact, config: OnnxInt4Config) -> Art
     model = load(before.data, materials.model)
     all_scopes = scopes(model)
     left = chosen(_NAME, find_layers(all_scopes, is_product), config.keep_float, _LOOKED_FOR)
-    for scope in reversed(all_scopes):
-        mine = [layer.node for layer in left if layer.scope is scope]
-        if mine:
-            nodes: list[Any] = []
-            for node in scope.graph.node:
-                nodes.extend(_narrow(scope, node, config) if any(node is m for m in mine) else [node])
-            replace_nodes(scope.graph, nodes)
+    rewrite(all_scopes, left, lambda scope, node, _shared: _narrow(scope, node, config))
     import_domain(model, CONTRIBUTED)
     return Artifact(canonical(shorten(model), materials.input_names, materials.output_names), "onnx", "int4")
 

@@ -26,7 +26,7 @@ from edgewise_converter.passes.onnx_scopes import (
     find_layers,
     import_domain,
     load,
-    replace_nodes,
+    rewrite,
     scopes,
 )
 
@@ -54,21 +54,13 @@ def apply(materials: Materials, before: Artifact, config: OnnxInt8DynamicConfig)
     all_scopes = scopes(model)
     looked_for = f"{', '.join(config.operators)} {_LOOKED_FOR}"
     left = chosen(_NAME, find_layers(all_scopes, _fits), config.keep_float, looked_for, config.operators)
-    for scope in reversed(all_scopes):
-        mine = [layer.node for layer in left if layer.scope is scope]
-        if not mine:
-            continue
-        shared: dict[str, tuple[str, str, str]] = {}
-        nodes: list[Any] = []
-        for node in scope.graph.node:
-            if any(node is one for one in mine):
-                if node.op_type == "LSTM":
-                    nodes.extend(_lstm(scope, node, config.reduce_range))
-                else:
-                    nodes.extend(_product(scope, node, config, shared))
-            else:
-                nodes.append(node)
-        replace_nodes(scope.graph, nodes)
+
+    def narrow(scope: Scope, node: Any, shared: dict[str, tuple[str, str, str]]) -> list[Any]:
+        if node.op_type == "LSTM":
+            return _lstm(scope, node, config.reduce_range)
+        return _product(scope, node, config, shared)
+
+    rewrite(all_scopes, left, narrow)
     if any(layer.node.op_type == "LSTM" for layer in left):
         import_domain(model, CONTRIBUTED)
     precision = "int8-dynamic" if before.precision != "int8" else before.precision

@@ -24,7 +24,7 @@ from edgewise_converter.passes.onnx_scopes import (
     chosen,
     find_layers,
     load,
-    replace_nodes,
+    rewrite,
     scopes,
 )
 
@@ -61,18 +61,7 @@ def apply(materials: Materials, before: Artifact, config: OnnxInt8WeightsConfig)
     all_scopes = scopes(model)
     looked_for = f"{', '.join(sorted(_PLACES))} with at least {LEAST} constant float32 weights"
     left = chosen(_NAME, find_layers(all_scopes, _fits), config.keep_float, looked_for)
-    for scope in reversed(all_scopes):
-        mine = [layer.node for layer in left if layer.scope is scope]
-        if not mine:
-            continue
-        widened: dict[tuple[str, int], str] = {}
-        nodes: list[Any] = []
-        for node in scope.graph.node:
-            if any(node is one for one in mine):
-                for place in _PLACES[node.op_type]:
-                    nodes += _widen(scope, node, place, widened)
-            nodes.append(node)
-        replace_nodes(scope.graph, nodes)
+    rewrite(all_scopes, left, _narrow)
     return Artifact(canonical(shorten(model), materials.input_names, materials.output_names), "onnx", "int8-dynamic")
 
 
@@ -81,6 +70,11 @@ def _fits(scope: Scope, node: Any) -> bool:
         return False
     arrays = [scope.array(node.input[place]) for place in _PLACES.get(node.op_type, ()) if place < len(node.input)]
     return bool(arrays) and all(a is not None and a.ndim >= 2 and a.size >= LEAST for a in arrays)
+
+
+def _narrow(scope: Scope, node: Any, widened: dict[tuple[str, int], str]) -> list[Any]:
+    before = [made for place in _PLACES[node.op_type] for made in _widen(scope, node, place, widened)]
+    return [*before, node]
 
 
 def _widen(scope: Scope, node: Any, place: int, widened: dict[tuple[str, int], str]) -> list[Any]:

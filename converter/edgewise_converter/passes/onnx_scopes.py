@@ -15,6 +15,7 @@ from edgewise_converter.libraries import need, quietly
 MAX_DEPTH: Final = 16
 """Of graphs inside of nodes."""
 STANDARD: Final = ("", "ai.onnx")
+Shared = dict[Any, Any]
 _LOOPS: Final = ("Loop", "Scan", "SequenceMap")
 
 
@@ -203,6 +204,25 @@ def replace_nodes(graph: Any, nodes: list[Any]) -> None:
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def rewrite(all_scopes: list[Scope], layers: list[Layer], make: Callable[[Scope, Any, Shared], list[Any]]) -> None:
+    """Put other nodes in the place of layers, in inner graphs before the outer ones.
+
+    Args:
+        all_scopes: of the model, see `scopes`.
+        layers: some of its.
+        make: called with the graph, a layer's node, and what layers of that graph share; the nodes to put there.
+    """
+    for scope in reversed(all_scopes):
+        mine = [layer.node for layer in layers if layer.scope is scope]
+        if not mine:
+            continue
+        shared: Shared = {}
+        nodes: list[Any] = []
+        for node in scope.graph.node:
+            nodes.extend(make(scope, node, shared) if any(node is one for one in mine) else [node])
+        replace_nodes(scope.graph, nodes)
 
 
 def drop_unused(model: Any) -> None:

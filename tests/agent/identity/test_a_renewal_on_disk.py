@@ -375,7 +375,7 @@ class TestErase:
         assert "holds no identity" in capsys.readouterr().err
 
     def test_a_running_agent_keeps_its_state(self, enrolled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        from edgewise_agent.app import lock_state
+        from edgewise_agent.locking import lock_state
 
         lock = lock_state(enrolled)
         try:
