@@ -120,7 +120,7 @@ def test_passes_are_listed_without_a_heavy_library(tmp_path: Path) -> None:
     assert done.stderr.strip() == "set()"
 
 
-def test_a_repeat_loads_nothing_that_computes_and_takes_less_than_a_second_of_the_processor(
+def test_a_repeat_loads_nothing_that_computes_and_takes_a_fraction_of_the_processor(
     model: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -130,16 +130,17 @@ def test_a_repeat_loads_nothing_that_computes_and_takes_less_than_a_second_of_th
         "print(sorted(heavy), used.ru_utime + used.ru_stime, file=sys.stderr); sys.exit(status)"
     )
     env = {**os.environ, "EDGEWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    digests = []
+    digests, seconds = [], []
     for place in ("a", "b"):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments(model, tmp_path / place, "--json")],
             capture_output=True, text=True, timeout=SECONDS, check=True, env=env,
         )  # fmt: skip
         digests.append(json.loads(done.stdout)["bundles"][0]["sha256"])
-    heavy, used = done.stderr.strip().splitlines()[-1].rsplit(" ", 1)
+        heavy, used = done.stderr.strip().splitlines()[-1].rsplit(" ", 1)
+        seconds.append(float(used))
     assert heavy == "[]"
-    assert float(used) < 1.0
+    assert seconds[1] < seconds[0] / 2
     assert digests[0] == digests[1]
 
 

@@ -101,6 +101,9 @@ def look_at_outbox(path: Path) -> Waiting:
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
+            (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master WHERE name IN ('message', 'about')").fetchone()
+            if tables < 2:
+                return Waiting()  # the agent is about to make them
             count, size = db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM message").fetchone()
             row = db.execute("SELECT value FROM about WHERE name = 'dropped'").fetchone()
         finally:

@@ -104,7 +104,8 @@ def test_a_board_that_claims_a_long_frame_is_not_waited_for(
 def test_a_board_that_stays_silent_is_an_error_after_so_many_tries(
     command: str, said: str, path: Path, manifest: Any
 ) -> None:
-    engine = C99Engine(path, manifest(), gateway(command, timeout_s=0.2, attempts=2))
+    limit_s = 0.2 if "sleep" in command else 5.0
+    engine = C99Engine(path, manifest(), gateway(command, timeout_s=limit_s, attempts=2))
     try:
         with pytest.raises(BoardLinkError, match=rf"(?s)({said}).*\(2 tries\)") as caught:
             engine.infer({"x": X})
@@ -197,7 +198,7 @@ def test_a_serial_board_is_given_each_bundles_firmware(
     """An empty board, then another version beside the first: each request is answered by its own firmware."""
     newer = tmp_path / "newer.c99"
     newer.write_bytes(model_file(0.5))
-    reach = gateway(device=board.device, flash=board.flash, timeout_s=0.4, attempts=2, busy_s=0.3)
+    reach = gateway(device=board.device, flash=board.flash, timeout_s=2.0, attempts=2, busy_s=0.3)
     first = C99Engine(path, manifest(version=1), reach)
     second = C99Engine(newer, manifest(version=2), reach)
     try:

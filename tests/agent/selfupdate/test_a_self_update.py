@@ -124,7 +124,7 @@ def test_a_broken_agent_gives_way_to_the_one_before(
 ) -> None:  # fmt: skip
     device.stop()
     voice.forget()
-    device.start(EDGEWISE_AGENT_AGENT_CONFIRM_S="4")
+    device.start(EDGEWISE_AGENT_AGENT_CONFIRM_S="30" if kind == "CRASHES" else "10")
     born(voice, BASE_VERSION)
     broken = agents.renamed(wheels, tmp_path / "broken", "0.2.1", {agents.RUN: getattr(agents, kind)})
     file = offer(voice, simulator, agents, broken, serving)
@@ -312,10 +312,10 @@ def test_a_signal_to_the_launcher_ends_the_agent_in_order(tmp_path: Path) -> Non
     fake_slot(
         tmp_path,
         "a",
-        "import signal, sys, pathlib\n"
+        "import signal, sys, pathlib, time\n"
         f"here = pathlib.Path({str(tmp_path)!r})\n"
         "signal.signal(signal.SIGTERM, lambda *_: ((here / 'told').touch(), sys.exit(0)))\n"
-        "(here / 'ready').touch()\nsignal.pause()\n",
+        "(here / 'ready').touch()\nwhile True: time.sleep(0.05)\n",
     )
     boots.save(tmp_path, boots.step(boots.Boot(), boots.Switch("a", "1" * 64, True, 60.0)))
     process = subprocess.Popen([sys.executable, "-m", "edgewise_agent.launcher", "run", "--state", str(tmp_path)])

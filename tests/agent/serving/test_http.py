@@ -312,10 +312,18 @@ def test_stop_answers_what_was_accepted(models: Any, serve: Any) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 64, 64], "data": [0.0] * 4096}
     request = post(json.dumps({"inputs": [tensor]}).encode(), "/v2/models/slow/infer")
     with serve(models.table) as server:
+        lane, taken = models.table.lookup("slow").lane, threading.Event()
+        real = lane._engine.infer
+
+        def infer_while_it_stops(inputs: Any) -> Any:
+            taken.set()
+            until(lambda: server.server.port == 0)
+            return real(inputs)
+
+        lane._engine.infer = infer_while_it_stops
         client = Client(server.port)
         client.send(request)
-        lane = models.table.lookup("slow").lane
-        until(lambda: lane.waiting > 0)
+        assert taken.wait(15)
     status, headers, _ = client.response()
     assert (status, headers["connection"]) == (200, "close")
     client.socket.close()

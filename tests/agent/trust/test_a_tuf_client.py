@@ -289,7 +289,7 @@ def test_an_expired_root_is_kept_but_ends_the_refresh(client: Client, repo: Repo
 
 def test_an_expired_local_timestamp_still_guards_against_rollback(client: Client, repo: Repo) -> None:
     repo.timestamp.version = 5
-    repo.timestamp.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    repo.timestamp.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5)
     repo.publish_timestamp()
     assert client.refresh() == 0
     while datetime.now(UTC) <= repo.timestamp.expires:

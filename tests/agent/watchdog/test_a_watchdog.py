@@ -106,6 +106,7 @@ def test_the_agent_says_that_it_is_ready_alive_and_stopping(
         manager.wait(lambda said: sum(line == "WATCHDOG=1" for _, line in said) >= 5, "signs of life")
         manager.wait(lambda said: any("online" in line for _, line in said if line.startswith("STATUS=")), "a status")
         assert manager.heard("STOPPING=1") == 0
+    manager.wait(lambda said: any(line == "STOPPING=1" for _, line in said), "STOPPING=1")
     assert manager.heard("STOPPING=1") == 1 and manager.heard("READY=1") == 1
 
 
@@ -167,7 +168,7 @@ def test_a_download_that_takes_long_is_progress(
     voice.release(file, data, retain=False)
     voice.answer_wants = False
     # Nobody publishes the chunks: the installer waits for them far longer than it may be silent.
-    with run_agent(watchdog=WatchdogConfig(installer_s=2.0), want_attempts=3, want_wait_s=1.0):
+    with run_agent(watchdog=WatchdogConfig(installer_s=6.0), want_attempts=3, want_wait_s=1.0):
         voice.assign((file,), 1)
         assert voice.wait_model("failed", 1).error_code == "chunk-unavailable"
         assert not any("stuck" in line for _, line in manager.messages)

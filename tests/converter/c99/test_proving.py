@@ -141,7 +141,8 @@ def test_a_bundle_that_does_not_fit_itself_is_told(
 def test_a_frame_longer_than_any_answer_is_not_waited_for() -> None:
     known = msgspec.structs.replace(firmware(), outputs=(tensor("y", 4),))
     command = said_by(answer=100_000)
-    with ProcessLink(command, "it", 0.5, known) as link:
+    with ProcessLink(command, "it", 10.0, known) as link:
         assert link.hello().identity == OURS
+        link._timeout_s = 0.5
         with pytest.raises(FirmwareRunError, match=r"not answer within 0\.5 s"):
             link.invoke(bytes(4))

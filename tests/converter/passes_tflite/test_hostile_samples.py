@@ -152,6 +152,6 @@ def test_many_graphs_take_no_time(files: Any) -> None:
         data = many_graphs(files, count, chained=chained)
         start = time.process_time()
         read(data)
-        assert time.process_time() - start < 1
+        assert time.process_time() - start < 5
     with pytest.raises(ModelFileError, match=f"holds {MAX_GRAPHS + 1} graphs; {MAX_GRAPHS} are taken"):
         read(many_graphs(files, MAX_GRAPHS + 1, chained=False))

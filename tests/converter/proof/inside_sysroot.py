@@ -147,7 +147,7 @@ def test_a_builder_that_is_killed_leaves_no_mount_and_no_program_behind(
         builder = multiprocessing.get_context("fork").Process(target=_ensure, args=(home,))
         builder.start()
         try:
-            while not mounted.exists():
+            while not (mounted.exists() and mounted.read_text().endswith("\n")):
                 assert builder.is_alive()
             root = mounted.read_text().strip()
             assert root not in _MOUNTS.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -41,14 +42,15 @@ def test_what_takes_too_long_is_ended_with_all_its_children(tmp_path: Path) -> N
         "time.sleep(600)"
     )
     started = time.monotonic()
-    done = run(code, limit_s=2.0)
+    done = run(code, limit_s=5.0)
     assert done.timed_out
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     deadline = time.monotonic() + 20
     status = Path(f"/proc/{pid.read_text()}/stat")
-    while status.exists() and status.read_text().rpartition(")")[2].split()[0] not in "ZX":
-        assert time.monotonic() < deadline, "the grandchild lives on"
-        time.sleep(0.02)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while status.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            assert time.monotonic() < deadline, "the grandchild lives on"
+            time.sleep(0.02)
 
 
 def test_a_child_that_holds_the_stream_open_is_ended_with_its_parent() -> None:
