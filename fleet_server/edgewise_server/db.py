@@ -151,10 +151,18 @@ SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not begin by itself: `_begin_sqlite` does
     cursor = connection.cursor()
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:  # SQLite asks no busy handler where it changes the journal of a file that another process begins too
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
     # A batch of telemetry touches a page for each device and index: they fit in the cache, and are not copied back
     # into the database after every commit, but after 8 MiB: a log that took all the room could not be written back.
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
         "cache_size=-32768",

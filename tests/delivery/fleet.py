@@ -254,5 +254,8 @@ class World:
 
 
 def _state(thread: Path) -> str:
-    """A thread's state in one letter (proc(5), `stat`); `T` is stopped."""
-    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    """A thread's state in one letter (proc(5), `stat`); `T` is stopped, or gone."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"

@@ -12,6 +12,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [5_000, 100_000])
 def test_through_a_broker_restart_a_server_kill_and_a_bridge_stall(make_world: Callable[..., Any], number: int) -> None:
     world = make_world(devices=20 if number < 50_000 else 50, queued=500)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 CHANNEL, GROUP = "lab", "rooms"
-COMMAND_S = 60.0
+COMMAND_S = 150.0
 CANARY_THEN_ALL = ("--phase", "50:1", "--phase", "100")
 PROBATION_INFERENCES = 20
 QUICK_SERVER = {"EDGEWISE_SERVER_TICK_S": "0.1", "EDGEWISE_SERVER_EMBEDDED_BROKER": "false"}

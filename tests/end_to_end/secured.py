@@ -19,7 +19,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-COMMAND_S = 60
+COMMAND_S = 150
 
 
 def make(fleets: Any, folder: Path, tools: Any, bundles: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ The devices verify every assignment as agents do, and report what an agent would
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -145,7 +146,8 @@ class Server:
     def stop(self, *, or_killed: bool = False) -> None:
         """SIGTERM, and its end; with `or_killed` it may come to its step on the way."""
         if self._pid is not None and not self.dead:
-            os.kill(self._pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it died just now
+                os.kill(self._pid, signal.SIGTERM)
             assert self._ended.wait(WAIT_S), "the server does not end"
             assert self.status == 0 or (or_killed and self.status == -signal.SIGKILL), self.log[-3000:]
 

@@ -84,8 +84,12 @@ class Orchestrators:
 
 
 def is_stopped(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process is stopped by a signal: `T` in /proc."""
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    """Whether every thread of the process is stopped by a signal: `T` in /proc."""
+    threads = list(Path(f"/proc/{process.pid}/task").iterdir())
+    try:
+        return {(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads} == {"T"}
+    except (FileNotFoundError, ProcessLookupError):  # one ended meanwhile
+        return False
 
 
 def catches(process: subprocess.Popen[bytes], number: int) -> bool:
@@ -121,6 +125,7 @@ def test_one_that_was_paused_past_its_lease_does_nothing_twice(pair: Orchestrato
     if on_sqlite:
         pair.wait_for("an exposed device", lambda: exposed(site, rollout))
         first.send_signal(signal.SIGSTOP)
+    pair.wait_for("the second has begun", lambda: catches(second, signal.SIGTERM))
     pair.wait_for("the first to stand still", lambda: is_stopped(first))
     if on_sqlite and not _locked(site):
         pair.wait_for("the second's lease", lambda: pair.holder() == second.pid, timeout_s=LEASE_S * 10)
@@ -153,6 +158,7 @@ def _locked(site: Any) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_pauses_at_any_moment_leave_one_that_acts(pair: Orchestrators) -> None:
     """Both are stopped in turn, for longer than a lease, in the midst of rollout after rollout."""
     site = pair.site
@@ -160,12 +166,15 @@ def test_pauses_at_any_moment_leave_one_that_acts(pair: Orchestrators) -> None:
     pair.start("bridge")
     both = [pair.start("orchestrator"), pair.start("orchestrator")]
     site.wait_for("the API", lambda: site.http.get("/health").status_code == 200)
+    for process in both:
+        pair.wait_for("it has begun", lambda process=process: catches(process, signal.SIGTERM))
     pair.wait_for("a lease", lambda: pair.holder() in [process.pid for process in both])
     for version in range(1, PAUSES + 1):
         site.publish(1)
         rollout = site.ask_for_rollout(version)
         pair.wait_for("an exposed device", lambda rollout=rollout: exposed(site, rollout))
-        holder = next(process for process in both if process.pid == pair.holder())
+        pid = pair.holder()
+        holder = next(process for process in both if process.pid == pid)
         other = next(process for process in both if process is not holder)
         os.kill(holder.pid, signal.SIGSTOP)
         pair.wait_for("the holder to stand still", lambda holder=holder: is_stopped(holder))

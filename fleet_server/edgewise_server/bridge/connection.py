@@ -148,7 +148,9 @@ class Connection:
         deadline = time.monotonic() + ANSWER_S
         for info in sent:
             try:
-                info.wait_for_publish(max(0.0, deadline - time.monotonic()))
+                # paho waits on, where the connection is lost
+                while not info.is_published() and not self.lost and (left := deadline - time.monotonic()) > 0:
+                    info.wait_for_publish(min(left, 0.25))
                 done = info.is_published()
             except (ValueError, RuntimeError) as error:
                 raise BridgeError(f"a publication failed: {error}") from error

@@ -115,7 +115,9 @@ class Phone:
         assert info.is_published()
 
     def listen(self, *names: str) -> None:
+        self._up.clear()
         self._client.subscribe([(name, SubscribeOptions(qos=1)) for name in names])
+        assert self._up.wait(WAIT_S)
 
     def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
         with self._news:

@@ -214,9 +214,8 @@ def test_only_a_mosquitto_is_told_to_reload(tmp_path):
 
 def test_a_mosquitto_that_is_only_starting_is_not_ended_by_the_signal(tmp_path, monkeypatch):
     """Before its handler is installed, SIGHUP means the end: it is waited for, and the signal then arrives."""
-    program = "import signal, sys, time\nsys.stdin.readline()\n"
-    program += "signal.signal(signal.SIGHUP, lambda *_: print('again', flush=True))\nprint('up', flush=True)\n"
-    program += "while True: signal.pause()"
+    program = "import signal, sys, time\nsys.stdin.readline()\nprint('up', flush=True)\n"
+    program += "signal.signal(signal.SIGHUP, lambda *_: print('again', flush=True))\nwhile True: time.sleep(0.05)"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
