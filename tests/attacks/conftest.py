@@ -57,7 +57,7 @@ def tools() -> Any:
     return _load("end_to_end_processes", TESTS / "end_to_end" / "processes.py")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet(tmp_path_factory: pytest.TempPathFactory, bundles: Any, tools: Any) -> Iterator[Any]:
     """Mosquitto with mutual TLS and its access list, the server, and no device yet. All must end in order."""
     fleets = _load("end_to_end_fleet", TESTS / "end_to_end" / "fleet.py")
@@ -218,8 +218,9 @@ class Scene:
         return {a["device_id"] for a in self.fleet.get("/alerts", open="true")["alerts"] if a["kind"] == kind}
 
     def told_so_far(self, leaf: str) -> int:
-        """Messages of the victim that the server has stored."""
-        return len(self.fleet.get(f"/devices/porch/{leaf}", limit=1000)[leaf])
+        """Messages of the victim that the server has stored since the attack began."""
+        found = self.fleet.get(f"/devices/porch/{leaf}", limit=1000)[leaf]
+        return sum(datetime.fromisoformat(message["at"]).timestamp() >= self._began for message in found)
 
     # -- rollouts ----------------------------------------------------------------------------
 
@@ -261,7 +262,7 @@ def _installed(device: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _scene(fleet: Any, bundles: Any, attacker: Any, networks: Any) -> Iterator[Scene]:
     network = networks.OnPath(int(fleet.env["EDGEWISE_SERVER_BROKER_PUBLIC_PORT"]), fleet.broker.port)
     try:
@@ -269,7 +270,9 @@ def _scene(fleet: Any, bundles: Any, attacker: Any, networks: Any) -> Iterator[S
             device = fleet.enrol(name, PI)
             data = fleet.folder / f"{name}.safetensors"
             save_file({"x": np.zeros((8, 4), np.float32), "y": np.zeros(8, np.int64)}, data)
-            fleet.start_device(device, train_data=data, refresh_interval_s=1, want_wait_s=0.5, want_attempts=1)
+            fleet.start_device(
+                device, train_data=data, refresh_interval_s=1, want_wait_s=0.5, want_attempts=1, resend_s=3
+            )
         signed = [(version, PI) for version in range(1, VERSIONS + 1)] + [(VERSIONS, PC)]
         folder = fleet.folder / "bundles"
         fleet.release(MODEL, [bundles.inference_bundle(folder, MODEL, *each) for each in signed])

@@ -127,6 +127,11 @@ class OnPath:
         except OSError:
             writer.transport.abort()
             return
+        now = self._broker_port if self._rewrite is None else self._hostile_port
+        if port != now or not self._servers[0].is_serving():  # it was cut before it stood
+            writer.transport.abort()
+            back.transport.abort()
+            return
         await self._run([writer, back], _bytes(reader, back), _bytes(there, writer))
 
     async def _tampered(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -26,7 +26,7 @@ def insiders(_scene: Any) -> Iterator[tuple[Any, Any]]:
     fleet.edgewise("group", "create", "insiders")
     devices = _scene.enrol("insider", "insiders"), _scene.enrol("twin", "insiders")
     for device in devices:
-        fleet.start_device(device)
+        fleet.start_device(device, refresh_interval_s=1)
         fleet.wait_for(f"{device.name} is online", lambda name=device.name: fleet.get(f"/devices/{name}")["online"])
     _scene.ended(_scene.start(_scene.version, group="insiders"), "completed")
     for device in devices:
@@ -118,14 +118,14 @@ def test_cloned_identity(scene: Any, twin: Any) -> None:
     """A copied card: two machines with one key. Both sides name it, and the fleet goes on."""
     fleet = scene.fleet
     shutil.copytree(twin.state, fleet.folder / "clone")
-    fleet.start_device(twin)
+    fleet.start_device(twin, refresh_interval_s=1)
     for _ in range(2):
         assert twin.process.stop() == 0
-        fleet.start_device(twin)
+        fleet.start_device(twin, refresh_interval_s=1)
     fleet.wait_for("the device is online", lambda: fleet.get("/devices/twin")["online"])
     assert not scene.alerts("cloned-identity"), "the control: an agent that starts again is no clone"
     clone = scene.run_copy("clone", twin)
-    fleet.start_device(clone)
+    fleet.start_device(clone, refresh_interval_s=1)
     fleet.wait_for("the operator's alert", lambda: "twin" in scene.alerts("cloned-identity"), 60)
     fleet.wait_for("an agent that names it", lambda: "cloned-identity" in twin.process.text + clone.process.text, 60)
     assert twin.serves("meter") and clone.serves("meter"), "both serve their clients on"
@@ -137,7 +137,7 @@ def test_cloned_identity(scene: Any, twin: Any) -> None:
 
 def test_revoked_device(scene: Any, insider: Any) -> None:
     fleet = scene.fleet
-    fleet.start_device(insider)
+    fleet.start_device(insider, refresh_interval_s=1)
     fleet.wait_for("the insider is online", lambda: fleet.get("/devices/insider")["online"])
     serving = insider.serves("meter")
     assert serving, "the control: until now it is a device like any other"

@@ -124,6 +124,7 @@ def test_endless_data(scene: Any, networks: Any, what: str) -> None:
 
     async def flood() -> AsyncIterator[bytes]:
         """A message of 256 MB, of which the device must not take more than what is in the kernel's buffers."""
+        sent[0] = 0
         yield bytes([0x32]) + networks.remaining_length((1 << 28) - 1) + b"\x00\x04ew/1"
         block = b"x" * 65536
         while True:
@@ -174,6 +175,9 @@ def test_slow_retrieval(scene: Any, networks: Any) -> None:
         ended = scene.ended(scene.start(1, "long", SLOW_S), "aborted")
         assert ended["outcomes"][VICTIM] == "confirm-expired"
         scene.serves()
+    fleet.wait_for(
+        "porch has gone back", lambda: all(m["model"] != "long" for m in fleet.get("/devices/porch")["models"])
+    )
     # In honest hands the same bundle arrives within the same time.
     scene.ended(scene.start(1, "long", SLOW_S), "completed")
     assert scene.victim.serves("long") == 1

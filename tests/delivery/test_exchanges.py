@@ -18,7 +18,7 @@ MIB = 1 << 20
 def fleet(empty_fleet: Any) -> Iterator[Any]:
     device = empty_fleet.enrol("hall", "raspberry-pi-4-64")
     empty_fleet.start_device(device)
-    empty_fleet.edgewise("device", "wait", "hall", "--timeout", 30)
+    empty_fleet.edgewise("device", "wait", "hall", "--timeout", 90)
     yield empty_fleet
 
 

@@ -64,7 +64,10 @@ class Device:
 
     def downloaded(self) -> int:
         """Bytes of unfinished downloads on the disk."""
-        return sum(file.stat().st_size for file in (self.state / "store" / "partial").glob("*") if file.exists())
+        try:
+            return sum(file.stat().st_size for file in (self.state / "store" / "partial").glob("*"))
+        except FileNotFoundError:  # one was completed just now
+            return 0
 
     def infer(self, model: str, x: NDArray[np.float32], client: httpx.Client | None = None) -> tuple[int, Any]:
         """Version and logits by the Open Inference Protocol; raises `httpx.HTTPError` where it is refused."""
@@ -215,7 +218,7 @@ class Fleet:
             except httpx.TransportError:
                 return False
 
-        self.wait_for("the server answers", healthy)
+        self.wait_for("the server answers", healthy, 90)
 
     def enrol(self, name: str, board: str) -> Device:
         """Enrol a device; it does not run yet."""
@@ -276,7 +279,7 @@ class Fleet:
         found = self.edgewise("rollout", "start", model, version, "--group", group, *(options or CANARY_THEN_ALL))
         return str(found["id"])
 
-    def watch_rollout(self, rollout: str, expect: int = 0, timeout_s: float = 45) -> dict[str, Any]:
+    def watch_rollout(self, rollout: str, expect: int = 0, timeout_s: float = 100) -> dict[str, Any]:
         """Wait for a rollout's end, as an operator does; its last state."""
         self.edgewise("rollout", "status", rollout, "--watch", "--timeout", timeout_s, expect=expect)
         return self.rollout(rollout)
@@ -287,7 +290,7 @@ class Fleet:
 
     def roll_out(self, model: str, version: int, *options: object, group: str = GROUP) -> dict[str, Any]:
         """Roll a version out and stay until the end, as an operator does; the rollout, which must complete."""
-        more = (*(options or CANARY_THEN_ALL), "--watch", "--timeout", 45)
+        more = (*(options or CANARY_THEN_ALL), "--watch", "--timeout", 100)
         found = self.edgewise("rollout", "start", model, version, "--group", group, *more)
         assert found["status"] == "completed", found
         return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-STOP_S = 20.0
+STOP_S = 60.0
 _BIN = Path(sys.executable).parent
 
 
@@ -27,9 +29,12 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below the range from which the kernel takes those of clients (ip(7), `ip_local_port_range`)."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randrange(20_000, 32_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(what: str, look: Callable[[], T], timeout_s: float = 30.0, every_s: float = 0.05) -> T:

@@ -148,9 +148,9 @@ class Client:
         return int(self._client.subscribe([(name, 1) for name in filters])[1] or 0)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> str:
-        """Publish with QoS 1; the reason of the broker's answer."""
+        """Publish with QoS 1; the reason of the broker's answer, or of the connection's end before it."""
         mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
-        found: str = self._tools.wait_for("a PUBACK", lambda: self._published.get(mid), 10, 0.01)
+        found: str = self._tools.wait_for("a PUBACK", lambda: self._published.get(mid) or self.ended, 10, 0.01)
         return found
 
     def close(self) -> None:

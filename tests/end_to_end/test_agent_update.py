@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 AT_ONCE = ("--phase", "100")
-CONFIRM = ("--confirm-within", 60)
+CONFIRM = ("--confirm-within", 180)
 
 
 def _agents() -> Any:
@@ -38,6 +38,7 @@ def publish_agent(fleet: Any, wheels: list[Path], name: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_fleet_replaces_its_agents(empty_fleet: Any, fleets: Any, processes: Any, tmp_path: Path) -> None:
     fleet, agents = empty_fleet, _agents()
     for name, board in (("hall", "raspberry-pi-4-64"), ("attic", "x86-64-vnni")):
@@ -46,8 +47,8 @@ def test_a_fleet_replaces_its_agents(empty_fleet: Any, fleets: Any, processes: A
         env = {**fleet.env, **fleets.QUICK_AGENT}
         del env["EDGEWISE_TOKEN"]
         device.process = processes.Process(name, command, env, fleet.folder / f"{name}.log")
-        fleet.start_device(device, agent_confirm_s=20)
-    fleet.edgewise("device", "wait", "hall", "attic", "--timeout", 30)
+        fleet.start_device(device, agent_confirm_s=60)
+    fleet.edgewise("device", "wait", "hall", "attic", "--timeout", 90)
     fleet.publish("pump", 1, 2)
     fleet.roll_out("pump", 1, *AT_ONCE)
 
@@ -69,7 +70,7 @@ def test_a_fleet_replaces_its_agents(empty_fleet: Any, fleets: Any, processes: A
     wheels = agents.build_wheels(tmp_path / "wheels", "0.2.0")
     number = publish_agent(fleet, wheels, "agent-0.2.0")
     update = fleet.start_rollout("edgewise-agent", number, *AT_ONCE, *CONFIRM)
-    done = fleet.watch_rollout(update, timeout_s=55)
+    done = fleet.watch_rollout(update, timeout_s=100)
     assert done["status"] == "completed" and done["counts"]["committed"] == 2
     assert versions(fleet) == {"hall": "0.2.0", "attic": "0.2.0"}
     assert fleet.watch_rollout(waiting)["counts"]["committed"] == 2
@@ -78,8 +79,9 @@ def test_a_fleet_replaces_its_agents(empty_fleet: Any, fleets: Any, processes: A
     bad = fleet.start_rollout(
         "edgewise-agent", publish_agent(fleet, broken, "agent-0.2.1"), "--phase", "50:1", "--phase", "100", *CONFIRM
     )
-    gone = fleet.watch_rollout(bad, expect=1, timeout_s=55)
+    gone = fleet.watch_rollout(bad, expect=1, timeout_s=100)
     assert gone["status"] == "aborted"
+    gone = fleet.wait_for("the revert", lambda: (r := fleet.rollout(bad))["counts"]["reverted"] == 1 and r)
     assert [(d["error_code"], d["state"]) for d in gone["devices"]] == [("agent-boot-loop", "reverted")]
     fleet.wait_for("both are online", lambda: all(d["online"] for d in fleet.edgewise("device", "list")["devices"]))
     assert versions(fleet) == {"hall": "0.2.0", "attic": "0.2.0"}

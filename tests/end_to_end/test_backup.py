@@ -16,7 +16,7 @@ def fleet(empty_fleet: Any) -> Any:
     """Two running devices."""
     for name, board in (("hall", "raspberry-pi-4-64"), ("attic", "x86-64-vnni")):
         empty_fleet.start_device(empty_fleet.enrol(name, board))
-    empty_fleet.edgewise("device", "wait", "hall", "attic", "--timeout", 30)
+    empty_fleet.edgewise("device", "wait", "hall", "attic", "--timeout", 90)
     return empty_fleet
 
 

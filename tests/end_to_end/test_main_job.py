@@ -37,7 +37,7 @@ def fleet(empty_fleet: Any) -> Iterator[Any]:
         x, y = local_samples(name)
         save_file({"x": x, "y": y}, empty_fleet.folder / f"{name}.safetensors")
         empty_fleet.start_device(device, train_data=empty_fleet.folder / f"{name}.safetensors")
-    empty_fleet.edgewise("device", "wait", *LEARNERS, "--timeout", 30)
+    empty_fleet.edgewise("device", "wait", *LEARNERS, "--timeout", 90)
     yield empty_fleet
 
 
@@ -78,8 +78,8 @@ def test_a_canary_rollout_reaches_both_boards_each_with_its_own_bundle(fleet: An
     assert steps[-1] == ("complete", None)
     check_answers(fleet, bundles, "meter", 1)
     for device in fleet.devices:
-        assert httpx.get(f"{device.url}/v2/models/meter/ready").status_code == 200
-        assert httpx.get(f"{device.url}/v2/models/meter").json()["versions"] == ["1"]
+        assert httpx.get(f"{device.url}/v2/models/meter/ready", timeout=20).status_code == 200
+        assert httpx.get(f"{device.url}/v2/models/meter", timeout=20).json()["versions"] == ["1"]
         assert device.serves("unheard-of") == 0
 
 
@@ -97,6 +97,10 @@ def test_an_upgrade_that_is_aborted_reverts_to_the_version_before(fleet: Any, bu
     assert done["reason"] == "second thoughts" and done["counts"]["exposed"] == 1
     check_answers(fleet, bundles, "valve", 1)
 
+    def reported() -> list[int]:
+        return [m["active_version"] for m in fleet.get(f"/devices/{canary.name}")["models"] if m["model"] == "valve"]
+
+    fleet.wait_for("the canary has reported it", lambda: reported() == [1])
     done = fleet.roll_out("valve", 2)
     assert {d["previous_version"] for d in done["devices"]} == {1}
     check_answers(fleet, bundles, "valve", 2)
@@ -123,6 +127,7 @@ def test_a_bad_release_stops_at_the_canary_and_a_good_one_follows_with_no_failed
     with fleets.Requests(fleet.devices, "lamp", x) as requests:
         fleet.roll_out("lamp", 3)
         fleet.wait_for("version 3 answers", lambda: set(serve(fleet, "lamp").values()) == {3})
+        fleet.wait_for("all clients got it", lambda: all(a and a[-1][0] == 3 for a in requests.answered.values()))
     _check_requests(fleet, bundles, requests, "lamp", x, {1, 3})
 
 
@@ -225,7 +230,7 @@ def test_a_federated_round_gives_what_its_devices_samples_give_together(
         assert not [r for r in found["rounds"] if r["state"] == "failed"], found
         return next((r for r in found["rounds"] if r["state"] == "closed"), None)
 
-    done = fleet.wait_for("the round closes", closed, 45)
+    done = fleet.wait_for("the round closes", closed, 120)
     assert {c["device_id"]: c["samples"] for c in done["clients"]} == LEARNERS
     assert all(c["state"] == "aggregated" and c["simulated"] for c in done["clients"])
 
@@ -233,6 +238,7 @@ def test_a_federated_round_gives_what_its_devices_samples_give_together(
         f"{fleet.env['EDGEWISE_SERVER']}/api/v1/federations/{made['id']}/weights",
         params={"round": 1},
         headers={"Authorization": f"Bearer {token}"},
+        timeout=20,
     )
     answer.raise_for_status()
     found = load(answer.content)
@@ -243,7 +249,7 @@ def test_a_federated_round_gives_what_its_devices_samples_give_together(
     assert found["b.steps"].tolist() == [0], "counters are kept, never averaged"
     # The worker signs offers of any model of its channel, but promotes only the model that it can judge.
     ended = fleet.wait_for(
-        "the promotion's end", lambda: (f := fleet.get(f"/federations/{made['id']}"))["finished_at"] and f
+        "the promotion's end", lambda: (f := fleet.get(f"/federations/{made['id']}"))["finished_at"] and f, 90
     )
     assert ended["status"] == "failed" and "configured for the model 'digits'" in ended["reason"]
     assert "pulse" not in {found["model"] for found in fleet.get("/models")["items"]}

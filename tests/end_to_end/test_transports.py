@@ -118,7 +118,7 @@ def devices(fleet: Any, proxy: ConnectProxy) -> dict[str, Any]:
     for name, settings in ways.items():
         found[name] = fleet.enrol(name, "raspberry-pi-5")
         fleet.start_device(found[name], **settings)
-    fleet.edgewise("device", "wait", *ways, "--timeout", 30)
+    fleet.edgewise("device", "wait", *ways, "--timeout", 90)
     return found
 
 

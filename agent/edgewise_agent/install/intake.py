@@ -75,6 +75,8 @@ class Intake:
         self._disk_retries = Backoff(config.retry_min_s, config.retry_max_s)
         self._apply = apply
         self._tell = tell
+        self.taking_up = False
+        """Some models have heard of the accepted assignment and others not: the state is not to be told."""
         self.last = b""
         """The newest assignment, as received."""
         self.look_again_at = float("inf")
@@ -95,22 +97,26 @@ class Intake:
         self._accept(verdict)
         assignment = verdict.assignment
         named = {file.custom.model: file for file in assignment.bundles}
-        for name in [*self._ledger.state.models, *named]:
-            file = named.get(name)
-            if file is None:
-                self._apply(name, Unassigned(at=time.time()))
-                continue
-            self._apply(
-                name,
-                Assigned(
-                    at=time.time(),
-                    target=file,
-                    installed=self._store.has(file),
-                    assignment_version=assignment.version,
-                    deployment=assignment.body.deployment,
-                    confirm_within_s=assignment.body.confirm_within_s,
-                ),
-            )
+        self.taking_up = True
+        try:
+            for name in [*self._ledger.state.models, *named]:
+                file = named.get(name)
+                if file is None:
+                    self._apply(name, Unassigned(at=time.time()))
+                    continue
+                self._apply(
+                    name,
+                    Assigned(
+                        at=time.time(),
+                        target=file,
+                        installed=self._store.has(file),
+                        assignment_version=assignment.version,
+                        deployment=assignment.body.deployment,
+                        confirm_within_s=assignment.body.confirm_within_s,
+                    ),
+                )
+        finally:
+            self.taking_up = False
         self._tell()
 
     def _accept(self, verdict: Verdict) -> None:

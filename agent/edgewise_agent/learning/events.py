@@ -41,8 +41,9 @@ class RoundEvents:
         data: dict[str, Any] | None = None,
         offer: Offer | None = None,
     ) -> None:
-        """Tell it, unless the same offer has been told of: retained ones arrive at every connection."""
-        digest = hashlib.sha256(payload + code.encode()).digest()
+        """Tell it, unless the same has been told of the same offer: retained ones arrive at every connection."""
+        reason = str((data or {}).get("reason", ""))
+        digest = hashlib.sha256(payload + f"{code} {reason}".encode()).digest()
         if digest not in self._told:
             self._told = [*self._told[-_MAX_REMEMBERED:], digest]
             self.report(code, text, data, offer)

@@ -328,6 +328,25 @@ def test_a_withdrawal_is_heard_even_when_the_timestamp_has_expired(
         voice.wait_model("committed", 1, active_version=1)
 
 
+def test_an_assignment_of_several_models_is_told_of_when_all_have_heard_of_it(
+    voice: Any, run_agent: Callable[..., Any], simulator: Any
+) -> None:
+    """Found in a test: told of in between, an older failure of the same bundle looked like one of the new rollout."""
+    first, second = (simulator.make_bundle(version, model="first") for version in (1, 2))
+    bad = simulator.make_bundle(1, wrong_golden=True)
+    for file, data in (first, second, bad):
+        voice.release(file, data)
+    with run_agent():
+        voice.assign((first[0], bad[0]), 1)
+        voice.wait_model("failed", 1)
+        voice.forget()
+        voice.assign((second[0], bad[0]), 2)
+        report = voice.wait("reported", lambda r: r.assignment_version == 2, "assignment 2")
+        states = {model.model: model.state for model in report.models}
+        assert states.keys() == {"first", "tiny"} and states["tiny"] != "failed", states
+        assert voice.wait_model("failed", 1).error_code == "self-test-golden", "it is tried anew, and fails anew"
+
+
 def test_a_bundle_for_another_board_does_not_fit(voice: Any, run_agent: Callable[..., Any], simulator: Any) -> None:
     file, data = simulator.make_bundle(1, board="other-board")
     voice.release(file, data)
