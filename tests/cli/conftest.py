@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from edgewise_cli.__main__ import run
 from edgewise_protocol.bundle import file_entry, write_bundle
-from edgewise_protocol.manifest import Golden, Manifest, Requirements, TensorSpec
+from edgewise_protocol.manifest import Golden, Manifest, Numerics, Proof, Requirements, TensorSpec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
@@ -237,7 +237,13 @@ def keys(fleet: FleetSimulator, edgewise: Callable[..., Outcome], tmp_path: Path
 
 
 def make_bundle(
-    folder: Path, *, model: str = "digits", version: int = 1, profile: str = "x86-64", body: bytes = b"m"
+    folder: Path,
+    *,
+    model: str = "digits",
+    version: int = 1,
+    profile: str = "x86-64",
+    body: bytes = b"m",
+    proofs: tuple[Proof, ...] = (),
 ) -> Path:
     """A well-formed inference bundle whose model file is `body`."""
     digest = hashlib.sha256(body).hexdigest()
@@ -262,6 +268,7 @@ def make_bundle(
         model_file="model.onnx",
         golden=Golden(file="golden.safetensors", samples=1, atol=0.1, rtol=0.1),
         provenance_file="provenance.json",
+        numerics=Numerics(proofs=proofs),
     )
     out = io.BytesIO()
     write_bundle(out, manifest, files)

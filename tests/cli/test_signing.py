@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgewise_protocol.manifest import Proof
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
@@ -145,6 +146,24 @@ def test_a_release_that_was_overtaken_must_be_signed_again(
     assert _publish(edgewise, bundle_maker(version=2), keys, tmp_path / "r").status == 0
     refused = edgewise("publish", tmp_path / "late", "--keys", keys, "--json")
     assert (refused.status, refused.document["error"]["code"]) == (1, "outdated-release")
+
+
+def test_what_was_not_run_on_its_board_is_warned_of_and_refused_on_request(
+    keys: Path, edgewise: Callable[..., Any], bundle_maker: Callable[..., Path], tmp_path: Path
+) -> None:
+    tried = bundle_maker(version=1, proofs=(Proof(machine="x86_64"),))
+    untried = bundle_maker(version=2)
+    sign = ("sign", "--channel", "lab", "--keys", keys)
+    refused = edgewise(*sign, tried, untried, "--require-proof", "--out", tmp_path / "no", "--json")
+    assert (refused.status, refused.document["error"]["code"]) == (1, "proof-missing")
+    assert untried.name in refused.document["error"]["message"]
+    assert tried.name not in refused.document["error"]["message"]
+    assert not (tmp_path / "no").exists()
+    warned = edgewise(*sign, tried, untried, "--out", tmp_path / "both")
+    assert warned.status == 0 and f"WARNING: {untried.name} was not run" in warned.out + warned.err
+    assert f"WARNING: {tried.name}" not in warned.out + warned.err
+    quiet = edgewise(*sign, tried, "--require-proof", "--out", tmp_path / "one")
+    assert quiet.status == 0 and "WARNING" not in quiet.out + quiet.err
 
 
 @pytest.mark.parametrize("victim", ["timestamp.json", "1.snapshot.json", "1.targets.json"])

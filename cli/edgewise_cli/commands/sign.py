@@ -42,6 +42,10 @@ def sign(
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no server; use the metadata beside the keys.")
     ] = False,
+    require_proof: Annotated[
+        bool,
+        typer.Option("--require-proof", help="Refuse a bundle that was not run on its board's instruction set."),
+    ] = False,
 ) -> Json:
     """Sign bundles into a release folder, or add your signature to a release.
 
@@ -56,7 +60,7 @@ def sign(
     else:
         if channel is None:
             raise UsageError("--channel is needed: a signature is for one channel")
-        release = sign_bundles(shell, what, keys, channel, out, names, offline=offline)
+        release = sign_bundles(shell, what, keys, channel, out, names, offline=offline, require_proof=require_proof)
         added = sum(len(m.signatures) for m in release.roles.values())
     view = _view(shell, keys, True)
     states = {role: signatures(delegator_of(view, role), role, m) for role, m in release.roles.items()}
@@ -89,17 +93,30 @@ def sign_bundles(
     names: tuple[str, ...] = (),
     *,
     offline: bool = False,
+    require_proof: bool = False,
 ) -> Release:
     """Sign bundle files into a new release folder.
 
     Raises:
-        RefusedError: the channel is none of the fleet's, the folder exists, or a bundle may not be signed.
+        RefusedError: the channel is none of the fleet's, the folder exists, or a bundle may not be signed;
+            with `require_proof` also one whose manifest names no place where its golden answers were found again.
         TrustError, FilesError, UsageError.
     """
     bundles: dict[str, list[BundleFile]] = {}
     for path in what:
         bundle = read_bundle(path, channel)
         bundles.setdefault(ROUNDS if bundle.manifest.kind == "training" else "targets", []).append(bundle)
+    unproven = [b.source.name for each in bundles.values() for b in each if not b.proven]
+    if unproven and require_proof:
+        raise RefusedError(
+            f"not run on the instruction set of its board: {', '.join(unproven)};"
+            " `edgewise prove --prepare PROFILE` prepares the board, then convert again",
+            code="proof-missing",
+        )
+    for name in unproven:
+        shell.say(
+            f"WARNING: {name} was not run on the instruction set of its board; devices will be the first to try it"
+        )
     view = _view(shell, keys, offline)
     if channel not in (known := channels(view.targets().signed)):
         raise RefusedError(f"the channel {channel!r} is not one of this fleet's: {', '.join(sorted(known))}")

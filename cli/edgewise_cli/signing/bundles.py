@@ -26,6 +26,12 @@ class BundleFile:
     provenance: bytes
     """The in-toto statement in the bundle; a training bundle may have none."""
 
+    @property
+    def proven(self) -> bool:
+        """Its golden answers were found again on its target's instruction set, by its manifest; others have none."""
+        numerics = self.manifest.numerics
+        return self.manifest.kind != "inference" or bool(numerics and numerics.proofs)
+
 
 def read_bundle(source: Path, channel: str) -> BundleFile:
     """Check a bundle file against its own manifest, and describe it as a target of `channel`.
