@@ -17,11 +17,10 @@ from edgewise_protocol.features import CLASS_FEATURE, build_baseline, input_feat
 from edgewise_protocol.sketches import KLL_K, encode_baseline
 from numpy.typing import NDArray
 
-from edgewise_converter.engines.runner import Array
 from edgewise_converter.libraries import need
 
 
-def make_baseline(x: Array, y: Array, task: str) -> bytes:
+def make_baseline(x: NDArray[np.float32], y: NDArray[np.float32], task: str) -> bytes:
     """A model's `baseline.json`.
 
     Args:

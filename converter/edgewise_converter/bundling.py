@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import msgspec
 from edgewise_profiles.schema import Format, Profile, Target
 from edgewise_protocol.bundle import file_entry
 from edgewise_protocol.manifest import (
@@ -138,11 +137,6 @@ def requirements(profile: Profile, target: Target, engine_min: str = "", engine_
         cpu_any_of=profile.cpu.any_of,
         memory_mib=profile.budget.memory_mib,
     )
-
-
-def with_numerics(contents: Contents, numerics: Numerics) -> Contents:
-    """The same bundle, with what its numbers were seen to hold for."""
-    return contents._replace(manifest=msgspec.structs.replace(contents.manifest, numerics=numerics))
 
 
 def lineage_of(run: Run) -> dict[str, str]:

@@ -15,8 +15,6 @@ from edgewise_protocol.manifest import Golden
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from edgewise_converter.engines.runner import Array
-
 GOLDEN_FILE: Final = "golden.safetensors"
 SAMPLES: Final = 16
 _INT8_STEPS: Final = 2.5
@@ -39,7 +37,7 @@ own steps of 1/256, and a step in a layer before moves several logits. Seen: .07
 Armv7 against LiteRT 2.3 on x86-64."""
 
 
-def choose(outputs: Array, count: int = SAMPLES) -> NDArray[np.int64]:
+def choose(outputs: NDArray[np.float32], count: int = SAMPLES) -> NDArray[np.int64]:
     """Which samples become golden, given the model's outputs (N, ...) on the candidates.
 
     Taken class by class in turn, the clearest first, so that every class is there and a

@@ -64,6 +64,7 @@ class StepGraph:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(step, options, providers=["CPUExecutionProvider"])
         except FOREIGN as error:

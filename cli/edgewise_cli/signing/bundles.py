@@ -11,7 +11,7 @@ from edgewise_protocol.bundle import BundleReader, sha256_of
 from edgewise_protocol.chunks import build_index
 from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.manifest import Manifest
-from edgewise_protocol.targets import SignedFile, TargetCustom, bundle_path, custom_for, training_path
+from edgewise_protocol.targets import SignedFile, bundle_path, custom_for, training_path
 
 from edgewise_cli.errors import FilesError, RefusedError, TrustError
 
@@ -82,8 +82,3 @@ def check_file(stream: BinaryIO, file: SignedFile) -> None:
     ):
         if found != said:
             raise TrustError(f"{file.path}: the {what} of the bytes is {found}; {said} was to be signed")
-
-
-def weights_custom(index: str, model: str, number: int) -> TargetCustom:
-    """The `custom` of a round's weights."""
-    return TargetCustom(chunk_index=index, kind="weights", model=model, version=number)

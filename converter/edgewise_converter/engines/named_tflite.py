@@ -14,8 +14,8 @@ import numpy as np
 from edgewise_protocol.manifest import TensorSpec
 from numpy.typing import NDArray
 
+from edgewise_converter.engines.affine import Affine, affine_of
 from edgewise_converter.engines.dtypes import PROTOCOL
-from edgewise_converter.engines.litert import Affine, affine_of
 from edgewise_converter.engines.named import FREE, NamedModel, Tensors, common_batch, with_free_batch
 from edgewise_converter.errors import EngineError, ModelFileError
 from edgewise_converter.libraries import native_quiet, need, quietly

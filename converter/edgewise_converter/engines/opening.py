@@ -6,25 +6,8 @@ from edgewise_profiles.schema import EngineName, Format
 
 from edgewise_converter.c99.toolchain import has_host_compiler
 from edgewise_converter.engines.named import NamedModel
-from edgewise_converter.engines.runner import Runner
 from edgewise_converter.errors import EngineError
 from edgewise_converter.passes.artifact import Artifact
-
-
-def open_model(data: bytes, format_: Format) -> Runner:
-    """Load a model file into the engine that reads its format.
-
-    Raises:
-        EngineError: the engine refuses it.
-        MissingExtraError: the engine is not installed.
-    """
-    if format_ == "onnx":
-        from edgewise_converter.engines.onnxruntime import OnnxRuntimeRunner
-
-        return OnnxRuntimeRunner(data)
-    from edgewise_converter.engines.litert import LitertRunner
-
-    return LitertRunner(data)
 
 
 def open_named(

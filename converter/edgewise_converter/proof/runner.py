@@ -192,6 +192,8 @@ def open_onnx(data: bytes, spec: Mapping[str, Any]) -> tuple[Callable[..., Any],
     options = module.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Else it guesses by the bytes, and one file may be both.
+    options.add_session_config_entry("session.load_model_format", "ORT" if spec.get("format") == "ort" else "ONNX")
     session = module.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [one["name"] for one in spec["outputs"]]
     fixed = {arg.shape[0] for arg in session.get_inputs() if arg.shape and isinstance(arg.shape[0], int)}

@@ -87,6 +87,7 @@ def request(
 
     spec = {
         "engine": engine,
+        "format": manifest.format,
         "inputs": msgspec.to_builtins(manifest.inputs),
         "outputs": msgspec.to_builtins(manifest.outputs),
         "paths": list(paths),

@@ -80,13 +80,6 @@ class BlobStore:
             if folder.is_dir():
                 yield from (path for path in sorted(folder.iterdir()) if path.is_file())
 
-    def discard_parts(self) -> int:
-        """Remove what interrupted uploads left; only while no other process receives. Returns their number."""
-        parts = list(self._incoming.glob(f"*{_STALE}"))
-        for part in parts:
-            part.unlink(missing_ok=True)
-        return len(parts)
-
     def place(self, part: Path, sha256: str) -> None:
         """Move a synced file of known digest into place."""
         target = self.path(sha256)
