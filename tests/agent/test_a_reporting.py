@@ -55,6 +55,14 @@ def test_a_report_of_many_failed_models_fits_a_control_message() -> None:
     assert decode(Reported, encode(report)).models[0].error_code == "x" * 64
 
 
+def test_an_assignment_is_told_of_when_all_models_have_heard_of_it() -> None:
+    """Between two models, after a full disk or a power cut: the older failure of one is none of the new rollout's."""
+    behind, ahead = (ModelState(model=name, assignment_version=n) for name, n in (("behind", 1), ("ahead", 2)))
+    for models, told in (((behind, ahead), 1), ((ahead,), 2), ((), 2)):
+        state = InstallState(assignment_version=2, models={model.model: model for model in models})
+        assert build_report(state, {}, 1.0, True).assignment_version == told
+
+
 def test_facts_are_read_from_proc(tmp_path: Any) -> None:
     (tmp_path / "proc/device-tree").mkdir(parents=True)
     (tmp_path / "proc/device-tree/compatible").write_bytes(b"raspberrypi,4-model-b\0brcm,bcm2711\0")

@@ -57,7 +57,7 @@ def tools() -> Any:
     return _load("end_to_end_processes", TESTS / "end_to_end" / "processes.py")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, bundles: Any, tools: Any) -> Iterator[Any]:
     """Mosquitto with mutual TLS and its access list, the server, and no device yet. All must end in order."""
     fleets = _load("end_to_end_fleet", TESTS / "end_to_end" / "fleet.py")
@@ -262,7 +262,7 @@ def _installed(device: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def _scene(fleet: Any, bundles: Any, attacker: Any, networks: Any) -> Iterator[Scene]:
     network = networks.OnPath(int(fleet.env["EDGEWISE_SERVER_BROKER_PUBLIC_PORT"]), fleet.broker.port)
     try:

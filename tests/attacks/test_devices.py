@@ -56,7 +56,8 @@ def test_reading_and_writing_anothers_topics(scene: Any, insider: Any) -> None:
         assert intruder.publish(topics.device("porch", leaf), b"{}") == "Not authorized", leaf
     for topic in (topics.metadata("timestamp.json"), topics.SENTINEL, topics.round_offer("r"), "ew/1/dev/insider/ack"):
         assert intruder.publish(topic, b"{}", retain=True) == "Not authorized", topic
-    assert intruder.publish(topics.device("insider", "want"), b"{}") != "Not authorized", "the control: its own topic"
+    own = intruder.publish(topics.device("insider", "want"), b"{}")
+    assert own in ("Success", "No matching subscribers"), "the control: its own topic"
     scene.fleet.wait_for("two more of porch's messages", lambda: scene.told_so_far("telemetry") >= seen + 2)
     heard = {topic for topic, _ in intruder.messages}
     assert "ew/1/dev/insider/assignment" in heard, "the control: what is meant for it"

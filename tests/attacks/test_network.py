@@ -124,11 +124,11 @@ def test_endless_data(scene: Any, networks: Any, what: str) -> None:
 
     async def flood() -> AsyncIterator[bytes]:
         """A message of 256 MB, of which the device must not take more than what is in the kernel's buffers."""
-        sent[0] = 0
+        sent.append(0)
         yield bytes([0x32]) + networks.remaining_length((1 << 28) - 1) + b"\x00\x04ew/1"
         block = b"x" * 65536
         while True:
-            sent[0] += len(block)
+            sent[-1] += len(block)
             yield block
 
     def flooding(device: str, topic: str, payload: bytes) -> Any:
@@ -155,7 +155,7 @@ def test_endless_data(scene: Any, networks: Any, what: str) -> None:
                 "the device leaves the broker", lambda: '"packet-too-large"' in scene.victim.process.text
             )
             scene.serves()
-            assert sent[0] < 64 << 20
+            assert max(sent) < 64 << 20
     assert len(scene.victim.process.text) < 4 << 20
     assert _resident(scene) < before + (64 << 20), "what was sent was gathered"
     assert CHUNK_BYTES < 4_000_000

@@ -243,6 +243,7 @@ def make_bundle(
     version: int = 1,
     profile: str = "x86-64",
     body: bytes = b"m",
+    machine: str = "",
     proofs: tuple[Proof, ...] = (),
 ) -> Path:
     """A well-formed inference bundle whose model file is `body`."""
@@ -261,7 +262,7 @@ def make_bundle(
         model=model,
         version=version,
         profile=profile,
-        requires=Requirements(engine="onnxruntime", compatible=(profile,)),
+        requires=Requirements(engine="onnxruntime", compatible=(profile,), machine=machine),
         files=tuple(file_entry(name, data) for name, data in sorted(files.items())),
         inputs=(spec,),
         outputs=(spec,),

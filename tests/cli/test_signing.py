@@ -160,8 +160,15 @@ def test_what_was_not_run_on_its_board_is_warned_of_and_refused_on_request(
     assert tried.name not in refused.document["error"]["message"]
     assert not (tmp_path / "no").exists()
     warned = edgewise(*sign, tried, untried, "--out", tmp_path / "both")
-    assert warned.status == 0 and f"WARNING: {untried.name} was not run" in warned.out + warned.err
-    assert f"WARNING: {tried.name}" not in warned.out + warned.err
+    assert warned.status == 0 and "WARNING: lab/digits/x86-64/2.ewb was not run" in warned.out + warned.err
+    assert "WARNING: lab/digits/x86-64/1.ewb" not in warned.out + warned.err
+    told = edgewise(*sign, tried, untried, "--out", tmp_path / "told", "--json")
+    assert told.document["unproven"] == ["lab/digits/x86-64/2.ewb"]
+    cosigned = edgewise("sign", tmp_path / "told", "--keys", keys, "--require-proof", "--json")
+    assert (cosigned.status, cosigned.document["error"]["code"]) == (1, "proof-missing")
+    elsewhere = bundle_maker(version=3, machine="aarch64", proofs=(Proof(machine="x86_64"),))
+    refused = edgewise(*sign, elsewhere, "--require-proof", "--out", tmp_path / "no", "--json")
+    assert refused.document["error"]["code"] == "proof-missing", "run on another instruction set"
     quiet = edgewise(*sign, tried, "--require-proof", "--out", tmp_path / "one")
     assert quiet.status == 0 and "WARNING" not in quiet.out + quiet.err
 

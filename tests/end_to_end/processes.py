@@ -18,6 +18,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 STOP_S = 60.0
+_given: set[int] = set()
 _BIN = Path(sys.executable).parent
 
 
@@ -32,8 +33,9 @@ def free_port() -> int:
     """A port below the range from which the kernel takes those of clients (ip(7), `ip_local_port_range`)."""
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
-            port = random.randrange(20_000, 32_000)
+            port = random.choice([n for n in range(20_000, 32_000) if n not in _given])
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 

@@ -37,12 +37,16 @@ def check_answers(fleet: Any, bundles: Any, model: str, version: int, devices: A
 def test_a_server_that_is_killed_in_a_rollout_carries_it_on(fleet: Any, bundles: Any) -> None:
     fleet.publish("pump", 1, 2)
     fleet.roll_out("pump", 1, *AT_ONCE)
+    for device in fleet.devices:
+        _restart(fleet, device, probation__seconds=NEVER_S)
     rollout = fleet.start_rollout("pump", 2)
     canary = fleet.canary(rollout)
     other = next(device for device in fleet.devices if device is not canary)
     fleet.wait_for("the canary has its assignment", lambda: _target(canary, "pump") == 2, every_s=0.01)
     fleet.server.kill()
+    assert not _is(canary, "pump", 2, "committed")
     # The broker holds all that the canary needs; what it tells meanwhile waits there, and on its own disk.
+    _use(fleet, bundles, canary, "pump", 2)
     fleet.wait_for("the canary commits without a server", lambda: _is(canary, "pump", 2, "committed"))
     assert (canary.serves("pump"), other.serves("pump")) == (2, 1)
 
@@ -50,6 +54,7 @@ def test_a_server_that_is_killed_in_a_rollout_carries_it_on(fleet: Any, bundles:
     fleet.wait_for("the other device's turn", lambda: fleet.rollout(rollout)["counts"]["exposed"] == 2, every_s=0.01)
     fleet.server.kill()  # the assignment is decided; whether it was published, nobody knows
     fleet.start_server()
+    _use(fleet, bundles, other, "pump", 2)
     done = fleet.watch_rollout(rollout)
     assert done["status"] == "completed" and done["counts"]["committed"] == 2
     assert [d["device_id"] for d in done["devices"]] == [canary.name, other.name]
@@ -58,6 +63,7 @@ def test_a_server_that_is_killed_in_a_rollout_carries_it_on(fleet: Any, bundles:
     for device in fleet.devices:
         fleet.wait_for(f"{device.name}'s events", lambda name=device.name: "committed" in _told(fleet, name, "pump", 2))
         assert _told(fleet, device.name, "pump", 2).count("committed") == 1
+        _restart(fleet, device)
 
 
 @pytest.mark.parametrize("moment", ["downloading", pytest.param("self_test", marks=pytest.mark.slow), "probation"])
@@ -84,8 +90,7 @@ def test_an_agent_that_is_killed_ends_with_the_right_version(fleet: Any, bundles
     if moment == "probation":
         fleet.edgewise("device", "wait", device.name)
         assert fleet.rollout(rollout)["counts"]["committed"] == 0
-        for _ in range(20):
-            device.infer(model, bundles.samples(1))
+        _use(fleet, bundles, device, model, 2)
     done = fleet.watch_rollout(rollout)
     assert done["status"] == "completed" and [d["state"] for d in done["devices"]] == ["committed"]
     assert _is(device, model, 2, "committed")
@@ -104,6 +109,13 @@ def test_a_broker_that_comes_back_empty_is_filled_again(fleet: Any, bundles: Any
     done = fleet.roll_out("bell", 2)
     assert done["counts"]["committed"] == 2
     check_answers(fleet, bundles, "bell", 2)
+
+
+def _use(fleet: Any, bundles: Any, device: Any, model: str, version: int) -> None:
+    """As many requests as end a probation, once the version serves."""
+    fleet.wait_for(f"version {version} serves", lambda: device.serves(model) == version)
+    for _ in range(20):
+        device.infer(model, bundles.samples(1))
 
 
 def _restart(fleet: Any, device: Any, **settings: object) -> None:

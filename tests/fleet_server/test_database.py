@@ -7,9 +7,11 @@ on which databases may be made, or where its programs are installed.
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -20,13 +22,14 @@ from alembic.migration import MigrationContext
 from edgewise_protocol.enrolment import EnrolRequest
 from edgewise_protocol.facts import DeviceFacts
 from edgewise_server.context import online_description
-from edgewise_server.db import Database, hold_lock
+from edgewise_server.db import BUSY_TIMEOUT_S, Database, hold_lock
 from edgewise_server.errors import EnrolmentError, SchemaNewerError
 from edgewise_server.models.access import AuditEntry
 from edgewise_server.models.devices import Device
 from edgewise_server.schema import METADATA, upgrade
 from edgewise_server.services import audit, devices, identity, metadata, registry
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
 
@@ -227,3 +230,32 @@ def test_the_state_folder_holds_the_sqlite_database_with_a_write_ahead_log(kit, 
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
     assert Path(tmp_path / "state" / "server.db").is_file()
     context.close()
+
+
+@pytest.mark.skipif(os.environ.get("EDGEWISE_TEST_DATABASE") == "postgresql", reason="about SQLite")
+def test_a_fresh_file_that_another_process_begins_is_waited_for(tmp_path):
+    """SQLite asks no busy handler where a connection changes the journal."""
+    other = sqlite3.connect(tmp_path / "server.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.execute, ("COMMIT",))
+    release.start()
+    database = Database(f"sqlite:///{tmp_path / 'server.db'}")
+    with database.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    database.close()
+    release.join()
+    other.close()
+
+
+@pytest.mark.skipif(os.environ.get("EDGEWISE_TEST_DATABASE") == "postgresql", reason="about SQLite")
+def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path):
+    with sqlite3.connect(tmp_path / "server.db") as made:
+        made.execute("PRAGMA journal_mode=WAL")
+    made.close()
+    (tmp_path / "server.db-wal").mkdir()
+    database = Database(f"sqlite:///{tmp_path / 'server.db'}")
+    began = time.monotonic()
+    with pytest.raises(OperationalError):
+        database.engine.connect()
+    assert time.monotonic() - began < BUSY_TIMEOUT_S / 2
+    database.close()

@@ -394,6 +394,4 @@ class Installer:
         self._parts.listener.happened("deployment", after.error_code or after.state, after.error, data)
 
     def _tell(self) -> None:
-        if self._intake.taking_up:
-            return
         self._parts.listener.changed(self._ledger.reported, dict(self._parts.activator.serving))

@@ -75,8 +75,6 @@ class Intake:
         self._disk_retries = Backoff(config.retry_min_s, config.retry_max_s)
         self._apply = apply
         self._tell = tell
-        self.taking_up = False
-        """Some models have heard of the accepted assignment and others not: the state is not to be told."""
         self.last = b""
         """The newest assignment, as received."""
         self.look_again_at = float("inf")
@@ -97,26 +95,22 @@ class Intake:
         self._accept(verdict)
         assignment = verdict.assignment
         named = {file.custom.model: file for file in assignment.bundles}
-        self.taking_up = True
-        try:
-            for name in [*self._ledger.state.models, *named]:
-                file = named.get(name)
-                if file is None:
-                    self._apply(name, Unassigned(at=time.time()))
-                    continue
-                self._apply(
-                    name,
-                    Assigned(
-                        at=time.time(),
-                        target=file,
-                        installed=self._store.has(file),
-                        assignment_version=assignment.version,
-                        deployment=assignment.body.deployment,
-                        confirm_within_s=assignment.body.confirm_within_s,
-                    ),
-                )
-        finally:
-            self.taking_up = False
+        for name in [*self._ledger.state.models, *named]:
+            file = named.get(name)
+            if file is None:
+                self._apply(name, Unassigned(at=time.time()))
+                continue
+            self._apply(
+                name,
+                Assigned(
+                    at=time.time(),
+                    target=file,
+                    installed=self._store.has(file),
+                    assignment_version=assignment.version,
+                    deployment=assignment.body.deployment,
+                    confirm_within_s=assignment.body.confirm_within_s,
+                ),
+            )
         self._tell()
 
     def _accept(self, verdict: Verdict) -> None:

@@ -220,7 +220,8 @@ class FederatedClient:
             return
         if now is not None and now.state not in ("done", "failed"):
             if self._offer is not None and not supersedes(offer, self._offer):
-                self._events.report_once(payload, "round-declined", f"busy with the round {now.round_id}", offer=offer)
+                text = f"busy with the round {now.round_id}"
+                self._events.report_once(payload, "round-declined", text, {"reason": "busy"}, offer=offer)
                 return
             self._advance(rounds.Failed("round-superseded", f"the round {round_id} has taken its place"))
         if known is not None:
@@ -228,7 +229,7 @@ class FederatedClient:
             return
         reason = self._reason_to_decline(self._data_path)
         if reason:
-            self._events.report_once(payload, "round-declined", reason, offer=offer)
+            self._events.report_once(payload, "round-declined", reason, {"reason": reason}, offer=offer)
             return
         self._begin(offer)
 

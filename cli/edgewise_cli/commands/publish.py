@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgewise_cli.commands.profiles import complete
-from edgewise_cli.commands.sign import sign_bundles
+from edgewise_cli.commands.sign import sign_bundles, warn_of_unproven
 from edgewise_cli.errors import RefusedError, UsageError
 from edgewise_cli.importing import Finished, bundle_finished
 from edgewise_cli.keys.folder import open_folder
@@ -119,7 +119,9 @@ def publish_any(
         )
     release = sign_bundles(shell, bundles, keys, channel, release_folder, tuple(key or ()))
     _check_threshold(release, keys)
-    return {"bundles": reports, "release": str(release_folder), **_publish(shell, release, keys)}
+    unproven = warn_of_unproven(shell, release)
+    done = _publish(shell, release, keys)
+    return {"bundles": reports, "release": str(release_folder), "unproven": unproven, **done}
 
 
 def _publish(shell: Shell, release: Release, keys: Path) -> Json:

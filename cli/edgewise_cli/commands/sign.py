@@ -16,7 +16,7 @@ from edgewise_cli.keys.delegations import channels
 from edgewise_cli.keys.folder import open_folder
 from edgewise_cli.shell import Json, Shell, command
 from edgewise_cli.signing import release as releases
-from edgewise_cli.signing.bundles import BundleFile, read_bundle
+from edgewise_cli.signing.bundles import BundleFile, is_proven, read_bundle
 from edgewise_cli.signing.metadata import signatures
 from edgewise_cli.signing.release import Release
 from edgewise_cli.trust.offline import OfflineView
@@ -44,7 +44,7 @@ def sign(
     ] = False,
     require_proof: Annotated[
         bool,
-        typer.Option("--require-proof", help="Refuse a bundle that was not run on its board's instruction set."),
+        typer.Option("--require-proof", help="Refuse a bundle that names no run on its board's instruction set."),
     ] = False,
 ) -> Json:
     """Sign bundles into a release folder, or add your signature to a release.
@@ -56,6 +56,7 @@ def sign(
     names = tuple(key or ())
     if len(what) == 1 and what[0].is_dir():
         release = releases.load(what[0])
+        _check_proofs(release.unproven() if require_proof else [])
         added = releases.cosign(release, {role: _signers(keys, role, names) for role in release.roles})
     else:
         if channel is None:
@@ -69,6 +70,7 @@ def sign(
         ["bundle", "digest", "bytes"],
         [[f.path, f.sha256[:16], str(f.length)] for f in release.files.values()],
     )
+    unproven = warn_of_unproven(shell, release)
     for role, state in states.items():
         ready = "ready to publish" if state.enough else "another key holder must sign this release"
         shell.say(f"{role}: {state.have} of {state.threshold} signatures; {ready}")
@@ -77,6 +79,7 @@ def sign(
         "channel": release.channel,
         "added": added,
         "files": [{"path": f.path, "sha256": f.sha256, "length": f.length} for f in release.files.values()],
+        "unproven": unproven,
         "roles": {
             role: {"version": release.roles[role].signed.version, "have": s.have, "threshold": s.threshold}
             for role, s in states.items()
@@ -106,23 +109,31 @@ def sign_bundles(
     for path in what:
         bundle = read_bundle(path, channel)
         bundles.setdefault(ROUNDS if bundle.manifest.kind == "training" else "targets", []).append(bundle)
-    unproven = [b.source.name for each in bundles.values() for b in each if not b.proven]
-    if unproven and require_proof:
-        raise RefusedError(
-            f"not run on the instruction set of its board: {', '.join(unproven)};"
-            " `edgewise prove --prepare PROFILE` prepares the board, then convert again",
-            code="proof-missing",
-        )
-    for name in unproven:
-        shell.say(
-            f"WARNING: {name} was not run on the instruction set of its board; devices will be the first to try it"
-        )
+    if require_proof:
+        _check_proofs([b.source.name for each in bundles.values() for b in each if not is_proven(b.manifest)])
     view = _view(shell, keys, offline)
     if channel not in (known := channels(view.targets().signed)):
         raise RefusedError(f"the channel {channel!r} is not one of this fleet's: {', '.join(sorted(known))}")
     trusted = {role: (view.targets() if role == "targets" else view.role(role)).signed for role in bundles}
     signers = {role: _signers(keys, role, names) for role in bundles}
     return releases.create(out, channel, bundles, trusted, signers, now=datetime.now(UTC).replace(microsecond=0))
+
+
+def _check_proofs(unproven: Sequence[str]) -> None:
+    if unproven:
+        raise RefusedError(
+            f"not run on the instruction set of its board: {', '.join(unproven)};"
+            " `edgewise prove --prepare PROFILE` prepares the board, then convert again",
+            code="proof-missing",
+        )
+
+
+def warn_of_unproven(shell: Shell, release: Release) -> list[str]:
+    """Name the bundles that were not run on their board's instruction set."""
+    found = release.unproven()
+    for path in found:
+        shell.say(f"WARNING: {path} was not run on the instruction set of its board: devices will be the first")
+    return found
 
 
 def _signers(keys: Path, role: str, names: tuple[str, ...]) -> list[Signer]:

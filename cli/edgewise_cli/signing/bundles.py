@@ -26,11 +26,12 @@ class BundleFile:
     provenance: bytes
     """The in-toto statement in the bundle; a training bundle may have none."""
 
-    @property
-    def proven(self) -> bool:
-        """Its golden answers were found again on its target's instruction set, by its manifest; others have none."""
-        numerics = self.manifest.numerics
-        return self.manifest.kind != "inference" or bool(numerics and numerics.proofs)
+
+def is_proven(manifest: Manifest) -> bool:
+    """Whether its golden answers were found again on its board's instruction set, by its own word; others have none."""
+    machine = manifest.requires.machine
+    proofs = manifest.numerics.proofs if manifest.numerics else ()
+    return manifest.kind != "inference" or any(machine in ("", proof.machine) for proof in proofs)
 
 
 def read_bundle(source: Path, channel: str) -> BundleFile:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from edgewise_protocol.bundle import BundleReader
+from edgewise_protocol.errors import ProtocolError
 from edgewise_protocol.targets import SignedFile, from_target_file
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Targets
@@ -28,7 +30,7 @@ from edgewise_cli import files
 from edgewise_cli.errors import FilesError, RefusedError, TrustError
 from edgewise_cli.keys.ceremony import encode
 from edgewise_cli.signing import attestation, metadata
-from edgewise_cli.signing.bundles import BundleFile, check_file
+from edgewise_cli.signing.bundles import BundleFile, check_file, is_proven
 from edgewise_cli.trust.repository import parse
 
 INDEX: Final = "release.json"
@@ -46,6 +48,25 @@ class Release:
 
     def blob(self, file: SignedFile) -> Path:
         return self.path / "blobs" / file.sha256
+
+    def unproven(self) -> list[str]:
+        """Target paths of the bundles whose manifests name no run on their board's instruction set.
+
+        Raises:
+            FilesError: a bundle cannot be read.
+            RefusedError: it is damaged.
+        """
+        found = []
+        for file in self.files.values():
+            try:
+                with self.blob(file).open("rb") as stream:
+                    if not is_proven(BundleReader(stream).manifest):
+                        found.append(file.path)
+            except OSError as error:
+                raise FilesError(f"{self.blob(file)} cannot be read: {error.strerror or error}") from error
+            except ProtocolError as error:
+                raise RefusedError(f"{file.path}: {error}", code=error.code) from error
+        return found
 
     def attestation(self, file: SignedFile) -> dict[str, Any] | None:
         """The DSSE envelope of an inference bundle; a training bundle has none."""

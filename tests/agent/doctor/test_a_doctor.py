@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -108,6 +110,14 @@ def test_each_damaged_file_is_named_and_nothing_is_changed(
     _, found = examine(state, "--offline")
     assert found[check][0].verdict != "ok" and found[check][0].code == code
     assert {p: p.read_bytes() for p in state.rglob("*") if p.is_file()} == before
+
+
+def test_an_outbox_that_the_agent_is_about_to_make_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    for begun in ("PRAGMA journal_mode = WAL", "CREATE TABLE message (size INTEGER)"):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute(begun)
+        assert machine.look_at_outbox(path) == machine.Waiting()
 
 
 def test_a_damaged_bundle_is_found_deep(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from edgewise_agent.learning.errors import DivergedError, LocalDataError, TrainingBundleError
 from edgewise_agent.learning.training import Course, StepGraph, batches, check_data, seed_of, train
@@ -95,6 +96,15 @@ def test_divergence_is_not_sent(material: Any) -> None:
 def test_weights_that_are_not_the_bundles_are_refused(material: Any, change: Any, says: str) -> None:
     with pytest.raises(TrainingBundleError, match=says):
         StepGraph(material.step, material.spec, change(material.start))
+
+
+def test_a_step_that_could_be_of_two_formats_is_onnx(material: Any) -> None:
+    """Bytes 4 to 7 say ORTM, by which onnxruntime guesses a file of its own format."""
+    model = onnx.load_from_string(material.step)
+    model.producer_name = "ORTM"
+    data = model.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    StepGraph(data, material.spec, material.start)
 
 
 @pytest.mark.parametrize(

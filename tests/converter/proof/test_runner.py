@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from edgewise_agent.engines.quantize import Affine
 from edgewise_agent.engines.quantize import dequantize as agents_dequantize
@@ -82,3 +83,17 @@ def test_inputs_without_a_common_batch_are_one_call() -> None:
     runner.answer(lambda given: seen.append(given) or {}, 1, spec([-1, -1], [2, -1, 128], []), feeds)
     assert len(seen) == 1
     assert seen[0] is feeds
+
+
+def test_a_file_that_could_be_of_two_formats_is_what_the_bundle_says() -> None:
+    """Bytes 4 to 7 say ORTM, by which onnxruntime guesses a file of its own format."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [value("x", 1, ["n", 2])], [value("y", 1, ["n", 2])]
+    )
+    model = onnx.helper.make_model(graph, producer_name="ORTM", opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    data = model.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    call, _ = runner.open_onnx(data, {"outputs": [{"name": "y"}], "format": "onnx"})
+    assert (call({"x": np.ones((1, 2), np.float32)})["y"] == -1).all()

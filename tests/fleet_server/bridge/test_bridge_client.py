@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ from edgewise_protocol.bounds import MAX_PACKET_BYTES
 from edgewise_protocol.messages import Event, encode
 from edgewise_server.bridge.acks import FLUSH_S, AckBox
 from edgewise_server.bridge.client import Client, Packet
-from edgewise_server.bridge.connection import Connection
+from edgewise_server.bridge.connection import ANSWER_S, Connection
+from edgewise_server.bridge.errors import BridgeError
 from edgewise_server.bridge.pacing import BURST_S, Pacer
 from edgewise_server.models.telemetry import StoredMessage
 from edgewise_server.settings import Settings
@@ -93,6 +95,21 @@ def test_packets_come_whole_however_they_are_cut(hostile: SimpleNamespace, tmp_p
         while len(acks) < 4 * len(sent):
             acks += hostile.accepted[0].recv(4096)
         assert acks == b"".join(b"\x40\x02" + (n + 1).to_bytes(2, "big") for n in range(len(sent)))
+    finally:
+        connection.close()
+
+
+def test_a_publication_is_given_up_with_its_connection(hostile: SimpleNamespace, tmp_path: Any) -> None:
+    """paho waits on for an answer that cannot come any more."""
+    connection = connect(hostile, tmp_path)
+    try:
+        lost = threading.Timer(0.3, hostile.accepted[0].close)
+        lost.start()
+        began = time.monotonic()
+        with pytest.raises(BridgeError, match="did not acknowledge"):
+            connection.publish([("t", b"x", True)])
+        assert time.monotonic() - began < ANSWER_S / 2
+        lost.join()
     finally:
         connection.close()
 
