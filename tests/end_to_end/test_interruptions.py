@@ -69,7 +69,7 @@ def test_a_server_that_is_killed_in_a_rollout_carries_it_on(fleet: Any, bundles:
 @pytest.mark.parametrize("moment", ["downloading", pytest.param("self_test", marks=pytest.mark.slow), "probation"])
 def test_an_agent_that_is_killed_ends_with_the_right_version(fleet: Any, bundles: Any, moment: str) -> None:
     device, model = fleet.device("attic"), f"dies-{moment.replace('_', '-')}"
-    made = fleet.publish(model, 1, 2, padding={"downloading": 128 * MIB, "self_test": 64 * MIB}.get(moment, 0))
+    made = fleet.publish(model, 1, 2, padding={"downloading": 64 * MIB, "self_test": 64 * MIB}.get(moment, 0))
     size = made[device.board].stat().st_size
     fleet.roll_out(model, 1, *AT_ONCE, group=device.name)
     if moment == "probation":
