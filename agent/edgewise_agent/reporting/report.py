@@ -27,11 +27,11 @@ def build_report(state: InstallState, serving: Mapping[str, Slot], at: float, si
 
 def _build(state: InstallState, serving: Mapping[str, Slot], at: float, simulated: bool, characters: int) -> Reported:
     # Told of before all models have heard of it, an older failure would look like one of the new assignment.
-    heard = min((model.assignment_version for model in state.models.values()), default=state.assignment_version)
+    heard = min([state.assignment_version, *(model.assignment_version for model in state.models.values())])
     models = sorted(state.models.values(), key=lambda model: model.model)[:_MAX_MODELS]
     return Reported(
         at=at,
-        assignment_version=min(state.assignment_version, heard),
+        assignment_version=heard,
         deployment=state.deployment,
         models=tuple(_model(model, serving.get(model.model), characters) for model in models),
         error_code=state.error_code[:_MAX_CODE],

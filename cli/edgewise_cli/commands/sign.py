@@ -56,7 +56,8 @@ def sign(
     names = tuple(key or ())
     if len(what) == 1 and what[0].is_dir():
         release = releases.load(what[0])
-        _check_proofs(release.unproven() if require_proof else [])
+        if require_proof:
+            _check_proofs(release.unproven())
         added = releases.cosign(release, {role: _signers(keys, role, names) for role in release.roles})
     else:
         if channel is None:
